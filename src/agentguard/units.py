@@ -50,6 +50,8 @@ _SIZE_HELP = 'write a whole number of bytes, or a number with a unit such as "51
 
 
 def _shown(value: Any) -> str:
+    if isinstance(value, int) and value.bit_length() > 128:  # str() of a huge int raises
+        return "a number of more than 38 digits"
     text = ascii(value)
     return text if len(text) <= 40 else f"{text[:37]}..."
 
@@ -77,7 +79,8 @@ def seconds(value: Any) -> float:
     elif isinstance(value, timedelta):
         result = value.total_seconds()
     elif isinstance(value, int):
-        result = float(value) if -1 <= value <= MAX_SECONDS + 1 else math.copysign(math.inf, value)
+        # float() of a huge int raises; what is out of range anyway need not be converted
+        result = float(min(max(value, -1), int(MAX_SECONDS) + 1))
     elif isinstance(value, float):
         result = value
     else:
