@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
 from decimal import Decimal
-from typing import Any
-
-from typing_extensions import assert_never, assert_type
+from typing import Any, assert_never, assert_type
 
 from agentguard import (
     Ambiguous,
