@@ -1,0 +1,78 @@
+"""Who is acting: the frozen identity of a run, and what a tool body may learn about its call."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class RunContext:
+    """The identity under which every call of a run is decided, charged and recorded.
+
+    Attributes:
+        run_id: Unique within the tenant.
+        agent: Name of the acting agent.
+        tenant: The customer or organisation unit that owns the run; part of every key.
+        environment: Deployment boundary the run acts in, for example ``prod`` or ``staging``.
+        user: The person on whose behalf the agent acts, if any.
+        roles: Roles of that person, sorted.
+        session: Conversation or chat the run belongs to, if any.
+        team: Team that pays for the run, if any.
+        parent: ``run_id`` of the run that spawned this one, if any.
+        labels: Data labels the run started with, sorted. Labels gained later live in the store.
+        scope: Tool names or globs the run is narrowed to; ``None`` means no narrowing. Each inner
+            tuple is one narrowing (a child adds one to its parent's), and a tool must match them all.
+        task: What the run was asked to do, in words.
+    """
+
+    run_id: str
+    agent: str
+    tenant: str = "default"
+    environment: str = "default"
+    user: str | None = None
+    roles: tuple[str, ...] = ()
+    session: str | None = None
+    team: str | None = None
+    parent: str | None = None
+    labels: tuple[str, ...] = ()
+    scope: tuple[tuple[str, ...], ...] | None = None
+    task: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CallContext:
+    """What a tool body may know about the call it serves; injected into a parameter of this type.
+
+    Attributes:
+        run: Identity of the run.
+        call_id: Id of the call within its run.
+        idempotency_key: Stable across retries, resumptions and processes; hand it to the service you call.
+        attempt: 1 for the first try, 2 for the first retry, and so on.
+        deadline_ns: Wall-clock time (ns since the epoch) after which the caller no longer waits, or ``None``.
+        approval_id: The approval that permitted the call, if one was needed.
+    """
+
+    run: RunContext
+    call_id: str
+    idempotency_key: str
+    attempt: int = 1
+    deadline_ns: int | None = None
+    approval_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Contract:
+    """What an agent is asked for and what it must deliver (the agent input contract).
+
+    Attributes:
+        task: The assignment in words.
+        context: Structured facts given to the agent, JSON values only.
+        constraints: Limits in words or values that the agent should know (time, cost, scope).
+        output_spec: JSON Schema that the result must satisfy, or ``None`` for any result.
+    """
+
+    task: str | None = None
+    context: dict[str, Any] | None = None
+    constraints: dict[str, Any] | None = None
+    output_spec: dict[str, Any] | None = None

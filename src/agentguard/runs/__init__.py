@@ -1,0 +1,1 @@
+"""Runs: lifecycle, report, and the contract between a service and its agent."""

@@ -1,0 +1,1 @@
+"""Stores: where runs, calls, budgets, approvals, state, switches and the audit trail live."""

@@ -1,0 +1,240 @@
+"""The memory store: the reference of all stores, and the fastest. Everything is gone with the process.
+
+One lock around each operation makes it a transaction: the transitions check everything before they write.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any, TypeVar, cast
+
+from agentguard.budget.ledger import Account, Hold
+from agentguard.domain.approvals import ApprovalRequest, Grant
+from agentguard.domain.events import AuditRecord
+from agentguard.domain.operations import Begin, Finish, Operation
+from agentguard.domain.runs import ApprovalFilter, RunFilter, StateEntry, Switch
+from agentguard.errors import StoreUnavailable
+from agentguard.protocols import Clock
+from agentguard.runs.lifecycle import RUN_ENDED
+from agentguard.stores.rows import CallRow, RunRow
+from agentguard.stores.timing import SystemClock
+from agentguard.stores.transitions import begin, finish, perform
+
+T = TypeVar("T")
+
+_SALTS = 256
+
+
+class _Tables:
+    """All rows, as one :class:`~agentguard.stores.rows.Transaction`."""
+
+    def __init__(self, keep_runs: int) -> None:
+        self.now = 0
+        self._keep_runs = keep_runs
+        self._runs: dict[tuple[str, str], RunRow] = {}
+        self._ended: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self._calls: dict[tuple[str, str], CallRow] = {}
+        self._calls_of: dict[tuple[str, str], list[CallRow]] = {}
+        self._running: dict[tuple[str, str], dict[str, CallRow]] = {}
+        self._accounts: dict[str, Account] = {}
+        self._holds: dict[str, Hold] = {}
+        self._approvals: dict[str, ApprovalRequest] = {}
+        self._grants: dict[tuple[str, str], Grant] = {}
+        self._switches: dict[tuple[str, str, str], Switch] = {}
+        self._records: dict[tuple[str, str], list[AuditRecord]] = {}
+        self._states: dict[tuple[str, str], dict[str, StateEntry]] = {}
+        self._salts: list[str] = []
+
+    def salt(self) -> str:
+        if not self._salts:
+            block = os.urandom(16 * _SALTS).hex()
+            self._salts = [block[i : i + 32] for i in range(0, len(block), 32)]
+        return self._salts.pop()
+
+    def run(self, tenant: str, run_id: str) -> RunRow | None:
+        return self._runs.get((tenant, run_id))
+
+    def find_run(self, run_id: str) -> RunRow | None:
+        found = [row for (_, one), row in self._runs.items() if one == run_id]
+        return found[0] if len(found) == 1 else None
+
+    def runs(self, wanted: RunFilter) -> list[RunRow]:
+        found = []
+        for row in reversed(self._runs.values()):
+            context = row.opened.context
+            if (
+                wanted.tenant in (None, context.tenant)
+                and wanted.agent in (None, context.agent)
+                and wanted.user in (None, context.user)
+                and wanted.session in (None, context.session)
+                and wanted.status in (None, row.status)
+            ):
+                found.append(row)
+        return sorted(found, key=lambda row: -row.opened.started_at)[: wanted.limit]
+
+    def put_run(self, row: RunRow) -> None:
+        context = row.opened.context
+        key = (context.tenant, context.run_id)
+        self._runs[key] = row
+        if row.status in RUN_ENDED:
+            self._ended[key] = None
+            if len(self._ended) > self._keep_runs:
+                self._forget(self._ended.popitem(last=False)[0])
+
+    def _forget(self, key: tuple[str, str]) -> None:
+        self._runs.pop(key, None)
+        self._records.pop(key, None)
+        self._states.pop(key, None)
+        for row in self._calls_of.pop(key, ()):
+            self._calls.pop((row.tenant, row.key), None)
+
+    def call(self, tenant: str, key: str) -> CallRow | None:
+        return self._calls.get((tenant, key))
+
+    def calls(self, tenant: str, run_id: str) -> list[CallRow]:
+        return list(self._calls_of.get((tenant, run_id), ()))
+
+    def put_call(self, row: CallRow) -> None:
+        key = (row.tenant, row.key)
+        if key not in self._calls:
+            self._calls[key] = row
+            self._calls_of.setdefault((row.tenant, row.run_id), []).append(row)
+        running = self._running.setdefault((row.tenant, row.tool), {})
+        if row.status == "running":
+            running[row.key] = row
+        else:
+            running.pop(row.key, None)
+
+    def running(self, tenant: str, tool: str) -> int:
+        rows = self._running.get((tenant, tool), {})
+        return sum(1 for row in rows.values() if self.now < row.lease_until)
+
+    def account(self, key: str) -> Account:
+        account = self._accounts.get(key)
+        if account is None:
+            account = self._accounts[key] = Account(key)
+        return account
+
+    def put_account(self, account: Account) -> None:
+        pass  # rows are live objects here
+
+    def hold(self, key: str) -> Hold | None:
+        return self._holds.get(key)
+
+    def put_hold(self, hold: Hold) -> None:
+        self._holds[hold.key] = hold
+
+    def drop_hold(self, key: str) -> None:
+        self._holds.pop(key, None)
+
+    def lapsed_holds(self) -> list[Hold]:
+        return [hold for hold in self._holds.values() if hold.lease_until <= self.now]
+
+    def approval(self, approval_id: str) -> ApprovalRequest | None:
+        return self._approvals.get(approval_id)
+
+    def approvals(self, wanted: ApprovalFilter) -> list[ApprovalRequest]:
+        return [
+            request
+            for request in self._approvals.values()
+            if wanted.tenant in (None, request.tenant)
+            and wanted.run_id in (None, request.run_id)
+            and wanted.tool in (None, request.tool)
+        ]
+
+    def put_approval(self, request: ApprovalRequest) -> None:
+        self._approvals[request.id] = request
+
+    def grant(self, tenant: str, digest: str) -> Grant | None:
+        return self._grants.get((tenant, digest))
+
+    def put_grant(self, grant: Grant) -> None:
+        self._grants[grant.tenant, grant.digest] = grant
+
+    def switch(self, scope: str, tenant: str, value: str) -> Switch | None:
+        return self._switches.get((scope, tenant, value)) if self._switches else None
+
+    def switches(self, tenant: str | None) -> list[Switch]:
+        return [s for s in self._switches.values() if tenant is None or s.tenant in ("", tenant)]
+
+    def put_switch(self, switch: Switch) -> None:
+        self._switches[switch.scope, switch.tenant, switch.value] = switch
+
+    def drop_switch(self, scope: str, tenant: str, value: str) -> None:
+        del self._switches[scope, tenant, value]
+
+    def append(self, record: AuditRecord) -> None:
+        chain = self._records.get((record.tenant, record.run_id))
+        if chain is None:
+            chain = self._records[record.tenant, record.run_id] = []
+        chain.append(record)
+
+    def records(self, tenant: str, run_id: str, after: int, limit: int) -> list[AuditRecord]:
+        return self._records.get((tenant, run_id), [])[after : after + limit]
+
+    def state(self, tenant: str, run_id: str, key: str) -> StateEntry | None:
+        return self._states.get((tenant, run_id), {}).get(key)
+
+    def states(self, tenant: str, run_id: str) -> list[StateEntry]:
+        return [entry for _, entry in sorted(self._states.get((tenant, run_id), {}).items())]
+
+    def put_state(self, tenant: str, run_id: str, entry: StateEntry) -> None:
+        self._states.setdefault((tenant, run_id), {})[entry.key] = entry
+
+    def describe(self) -> Mapping[str, Any]:
+        return {"kind": "memory", "durable": False, "runs": len(self._runs), "processes": 1}
+
+
+class MemoryStore:
+    """Keeps everything in this process; see :class:`~agentguard.protocols.Store`.
+
+    Args:
+        clock: Replaces the machine's clock (tests).
+        keep_runs: Ended runs that are kept for inspection; the oldest are forgotten beyond that.
+    """
+
+    def __init__(self, clock: Clock | None = None, *, keep_runs: int = 10_000) -> None:
+        self._clock = clock or SystemClock()
+        self._now = self._clock.now_ns
+        self._lock = threading.Lock()
+        self._tables = _Tables(keep_runs)
+        self._closed = False
+        if hasattr(os, "register_at_fork"):
+            # A lock held by another thread at fork time would stay locked in the child for ever.
+            this = weakref.ref(self)
+            os.register_at_fork(after_in_child=lambda: (store := this()) and store._forked())
+
+    def _forked(self) -> None:
+        self._lock = threading.Lock()
+
+    def perform(self, operation: Operation[T]) -> T:
+        """Carry out one operation.
+
+        Raises:
+            StoreUnavailable: The store was closed.
+            StoreConflict: As the operation says.
+            ApprovalError: As the operation says.
+        """
+        if self._closed:
+            raise StoreUnavailable("The memory store is closed.")
+        tables = self._tables
+        with self._lock:
+            tables.now = self._now()
+            kind = type(operation)
+            if kind is Begin:
+                return cast("T", begin(tables, cast("Begin", operation)))
+            if kind is Finish:
+                return cast("T", finish(tables, cast("Finish", operation)))
+            return cast("T", perform(tables, operation))
+
+    async def aperform(self, operation: Operation[T]) -> T:
+        """Carry out one operation; it never waits for anything but the lock of another thread."""
+        return self.perform(operation)
+
+    def close(self) -> None:
+        """Refuse further operations."""
+        self._closed = True
