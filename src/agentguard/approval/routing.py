@@ -193,7 +193,7 @@ def _obstacle(request: ApprovalRequest, by: ApproverIdentity, now: int) -> tuple
     if not isinstance(by.name, str) or not by.name.strip() or not by.name.isprintable() or len(by.name) > 256:
         return (
             BAD_VERDICT,
-            "the approver has no usable name; pass ApproverIdentity(name=...) of an authenticated person",
+            "the approver has no usable name; pass the ApproverIdentity of an authenticated person",
         )
     request = as_of(request, now)
     if request.status == "expired":
@@ -274,7 +274,7 @@ def _approved(request: ApprovalRequest, verdict: Verdict, cast: Vote, now: int) 
     _check_scope(request, verdict, now)
     request = _with_edit(request, verdict)
     first = not any(v.kind == "approve" for v in request.votes)
-    scope: GrantScope = verdict.scope if first else min(request.scope, verdict.scope, key=_SCOPES.index)
+    scope = verdict.scope if first else _SCOPES[min(_SCOPES.index(request.scope), _SCOPES.index(verdict.scope))]
     ends = [t for t in (None if first else request.until_ns, verdict.until_ns) if t is not None]
     request = replace(request, votes=(*request.votes, cast), scope=scope, until_ns=min(ends) if ends else None)
     return replace(request, status="approved", decided_at=now) if _complete(request) else request
