@@ -25,7 +25,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Final, cast, get_args
+from typing import Any, Final, get_args
 
 from pydantic_core import to_json
 
@@ -75,6 +75,13 @@ def _order(names: tuple[str, ...]) -> tuple[str, ...] | None:
     return None if ordered == names else ordered
 
 
+@lru_cache(maxsize=4096)
+def _names(run_id: str, tenant: str) -> tuple[str, str]:
+    if not isinstance(run_id, str) or not isinstance(tenant, str):
+        raise TypeError("run and tenant must be strings")
+    return to_json(run_id).decode(), to_json(tenant).decode()
+
+
 def _plain(facts: Mapping[str, Any]) -> dict[str, str | int | bool | None]:
     # The slow way for mappings that are no dict and for enums and other subclasses of str and int.
     out: dict[str, str | int | bool | None] = {}
@@ -121,7 +128,15 @@ def seal(tenant: str, run_id: str, seq: int, prev: str, at: int, event: Event, s
     if ordered is not None:
         facts = {name: facts[name] for name in ordered}
     kind = event.kind
-    if kind not in KINDS or seq < 1 or at < 0 or len(prev) != (64 if seq > 1 else 0):
+    if (
+        kind not in KINDS
+        or type(seq) is not int
+        or type(at) is not int
+        or seq < 1
+        or at < 0
+        or len(prev) != (64 if seq > 1 else 0)
+        or not (seq == 1 or (prev.isascii() and prev.isalnum()))  # so that it needs no escapes below
+    ):
         raise AuditError(
             f"a record {kind!r:.40} cannot stand at place {seq!r:.40} after {prev!r:.80} at {at!r:.40}", code="AG701"
         )
@@ -138,19 +153,12 @@ def seal(tenant: str, run_id: str, seq: int, prev: str, at: int, event: Event, s
     else:
         digest = salt = ""
     try:
-        line = to_json(
-            {
-                "at": str(at),
-                "body": digest,
-                "facts": facts,
-                "kind": kind,
-                "prev": prev,
-                "run": run_id,
-                "seq": seq,
-                "tenant": tenant,
-                "v": _VERSION,
-            }
-        )
+        # Written out because it is faster than to_json of the whole: only facts, run and tenant can need escapes.
+        run, owner = _names(run_id, tenant)
+        line = (
+            f'{{"at":"{at}","body":"{digest}","facts":{to_json(facts).decode()},"kind":"{kind}","prev":"{prev}",'
+            f'"run":{run},"seq":{seq},"tenant":{owner},"v":1}}'
+        ).encode()
     except Exception as error:
         raise AuditError(f"the record {kind} has no canonical form: {error}", code="AG701") from error
     if len(line) > MAX_LINE:
@@ -158,9 +166,10 @@ def seal(tenant: str, run_id: str, seq: int, prev: str, at: int, event: Event, s
             f"the record {kind} would take {len(line)} bytes and may take {MAX_LINE}; its facts are too long",
             code="AG702",
         )
-    draft = _Draft(tenant, run_id, seq, line, _sha256(line).hexdigest(), salt, body)
-    cast("Any", draft).__class__ = AuditRecord
-    return cast("AuditRecord", draft)
+    draft: Any = _Draft(tenant, run_id, seq, line, _sha256(line).hexdigest(), salt, body)
+    draft.__class__ = AuditRecord
+    record: AuditRecord = draft
+    return record
 
 
 def erase(record: AuditRecord) -> AuditRecord:
