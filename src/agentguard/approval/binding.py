@@ -68,14 +68,10 @@ def request_digest(
     nonce: str,
     not_after: int,
 ) -> str:
-    """Digest one request: who asks, for which call, what would run, under which policy, until when.
+    """Digest one request (SHA-256 in hex): who asks, for which call, what would run, under which policy, until when.
 
-    Args:
-        canonical: The arguments as :func:`canonical_arguments` gives them.
-        not_after: End of the request, ns since the epoch.
-
-    Returns:
-        SHA-256 in hex.
+    ``canonical`` are the arguments as :func:`canonical_arguments` gives them, ``not_after`` is the end of the
+    request in ns since the epoch, and ``nonce`` makes two equal requests differ.
     """
     return canon.sha256(
         _encode(

@@ -11,16 +11,16 @@ import inspect
 import os
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from typing import Any, NoReturn, TypeAlias, TypeVar, cast
 
 from agentguard.errors import ConfigurationError
+from agentguard.globbing import any_matches
 from agentguard.protocols import AsyncCredentialProvider, CredentialProvider, CredentialRequest
 
-UNKNOWN_SECRET = "AG640"
+UNKNOWN = "AG640"
 ENDED = "AG641"
 NOT_A_PROVIDER = "AG642"
-NOT_A_SECRET = "AG643"
+UNUSABLE = "AG643"
 
 D = TypeVar("D")
 
@@ -59,7 +59,7 @@ class Credentials:
         except KeyError:
             raise ConfigurationError(
                 f"no credential {name!r} was leased for this call; declare it with @tool(credentials=[...])",
-                code=UNKNOWN_SECRET,
+                code=UNKNOWN,
             ) from None
 
     def get(self, name: str, default: D | None = None) -> str | D | None:
@@ -97,7 +97,7 @@ def _missing(request: CredentialRequest, hint: str) -> ConfigurationError:
     return ConfigurationError(
         f"no credential {request.name!r} for {request.tool} in tenant {request.tenant}, environment "
         f"{request.environment}: {hint}",
-        code=UNKNOWN_SECRET,
+        code=UNKNOWN,
     )
 
 
@@ -112,7 +112,7 @@ def checked(request: CredentialRequest, secret: object) -> str:
     raise ConfigurationError(
         f"the credential provider answered {request.name!r} with "
         f"{'an empty string' if isinstance(secret, str) else 'a ' + type(secret).__name__}; it must be a string",
-        code=NOT_A_SECRET,
+        code=UNUSABLE,
     )
 
 
@@ -124,12 +124,12 @@ def _patterns(value: Any, what: str) -> tuple[str, ...] | None:
         return None
     patterns = (value,) if isinstance(value, str) else value
     if not isinstance(patterns, (list, tuple, set, frozenset)) or not all(isinstance(p, str) and p for p in patterns):
-        raise ConfigurationError(f"{what} of a credential must be a name, a glob or a list of them", code=NOT_A_SECRET)
+        raise ConfigurationError(f"{what} of a credential must be a name, a glob or a list of them", code=UNUSABLE)
     return tuple(patterns)
 
 
 def _within(patterns: tuple[str, ...] | None, value: str) -> bool:
-    return patterns is None or any(fnmatchcase(value, pattern) for pattern in patterns)
+    return patterns is None or any_matches(patterns, value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,15 +240,15 @@ class StaticCredentials:
         if not isinstance(given, Mapping) or not given.keys() <= _ENTRY_KEYS:
             raise ConfigurationError(
                 f"credential {name!r} must be a string or a mapping of value, tenant, environment and tool",
-                code=NOT_A_SECRET,
+                code=UNUSABLE,
             )
         value = given.get("value")
         if not isinstance(value, str) or not value:
-            raise ConfigurationError(f"credential {name!r} has no value", code=NOT_A_SECRET)
+            raise ConfigurationError(f"credential {name!r} has no value", code=UNUSABLE)
         for key in ("tenant", "environment", "tool"):
             if key in given and given[key] is None:
                 raise ConfigurationError(
-                    f"{key} of credential {name!r} is empty; leave it out to allow every {key}", code=NOT_A_SECRET
+                    f"{key} of credential {name!r} is empty; leave it out to allow every {key}", code=UNUSABLE
                 )
         return _Entry(
             value,
