@@ -156,9 +156,7 @@ class Breakers:
         circuit = self._circuits.get(tool)
         if circuit is None:
             with self._lock:
-                circuit = self._circuits.get(tool)
-                if circuit is None:
-                    circuit = self._circuits[tool] = _Circuit(tool, plan)
+                circuit = self._circuits.setdefault(tool, _Circuit(tool, plan))
         with circuit.lock:
             if plan != circuit.plan:
                 circuit.adopt(plan)

@@ -64,8 +64,7 @@ class Attempts:
         state = RetryCallState(retry_object=rules, fn=None, args=(), kwargs={})
         state.attempt_number = attempt
         state.set_exception((type(exc), exc, exc.__traceback__))
-        if state.outcome_timestamp is not None:
-            state.start_time = state.outcome_timestamp - elapsed_s
+        state.start_time = (state.outcome_timestamp or 0.0) - elapsed_s
         if not rules.retry(state) or rules.stop(state):
             return None
         return min(max(float(rules.wait(state)), 0.0), retry.max_wait_s)

@@ -93,7 +93,9 @@ def test_the_order_of_keys_does_not_matter() -> None:
 
 
 def test_cosmetic_arguments_are_left_out_at_the_top_only() -> None:
-    assert canonical_arguments({"a": 1, "note": "x"}, ("note",)) == canonical_arguments({"a": 1, "note": "y"}, ("note",))
+    assert canonical_arguments({"a": 1, "note": "x"}, ("note",)) == canonical_arguments(
+        {"a": 1, "note": "y"}, ("note",)
+    )
     assert canonical_arguments({"a": {"note": 1}}, ("note",)) != canonical_arguments({"a": {"note": 2}}, ("note",))
 
 

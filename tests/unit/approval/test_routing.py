@@ -8,12 +8,6 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from agentguard.approval import routing
-from agentguard.domain.approvals import ApprovalRequest, ApproverIdentity, Verdict
-from agentguard.domain.decisions import ApprovalTerms, EscalationStep
-from agentguard.domain.usage import NANO
-from agentguard.errors import ApprovalError
 from tests.unit.approval.asking import (
     ANN,
     ARGUMENTS,
@@ -29,6 +23,12 @@ from tests.unit.approval.asking import (
     demand,
     opened,
 )
+
+from agentguard.approval import routing
+from agentguard.domain.approvals import ApprovalRequest, ApproverIdentity, Verdict
+from agentguard.domain.decisions import ApprovalTerms, EscalationStep
+from agentguard.domain.usage import NANO
+from agentguard.errors import ApprovalError
 
 EDITED = {**ARGUMENTS, "amount": 100}
 
@@ -126,7 +126,7 @@ def test_an_approver_without_a_role_may_not_decide() -> None:
     assert "finance" in message
 
 
-@pytest.mark.parametrize("name", ["u-17", "U-17", " u-17", "support-bot", "ｕ-17"])
+@pytest.mark.parametrize("name", ["u-17", "U-17", " u-17", "support-bot", "\uff55-17"])
 def test_the_requester_does_not_decide_in_any_spelling(name: str) -> None:
     refused(opened(), approve(ApproverIdentity(name, ("finance",))), "AG635")
 
@@ -280,9 +280,7 @@ def test_the_earlier_of_two_ends_holds() -> None:
 
 
 def test_an_end_that_one_approver_named_holds_for_the_narrower_scope_of_another() -> None:
-    request = voted(
-        opened(TWO), approve(ANN, scope="until", until_ns=NOW + 5 * MINUTE), approve(BOB, scope="run")
-    )
+    request = voted(opened(TWO), approve(ANN, scope="until", until_ns=NOW + 5 * MINUTE), approve(BOB, scope="run"))
     assert (request.scope, routing.ends_at(request)) == ("run", NOW + 5 * MINUTE)
 
 
@@ -567,14 +565,14 @@ verdicts = st.builds(
 @given(st.sampled_from(TERMS), st.lists(st.tuples(verdicts, st.integers(0, 400)), max_size=12))
 def test_no_sequence_of_answers_breaks_a_promise(terms: ApprovalTerms, steps: list[tuple[Verdict, int]]) -> None:
     request, now, ended = opened(terms), NOW, None
+    codes: set[str] = set()
     for verdict, seconds in steps:
         now += seconds * NANO
         before = request
         try:
             request = routing.vote(request, verdict, now)
         except ApprovalError as error:
-            assert error.code in {f"AG63{n}" for n in range(2, 10)}
-            assert request == before
+            codes.add(error.code)
             continue
         assert ended is None, "a decided request was decided again"
         assert now < before.expires_at, "an answer counted after the expiry"
@@ -594,3 +592,4 @@ def test_no_sequence_of_answers_breaks_a_promise(terms: ApprovalTerms, steps: li
             assert request.edited is None or (terms.edit and request.scope == "call")
         if "reject" in [v.kind for v in request.votes]:
             assert request.status == "rejected"
+    assert codes <= {f"AG63{n}" for n in range(2, 10)}
