@@ -1,1 +1,5 @@
-"""Stores: where runs, calls, budgets, approvals, state, switches and the audit trail live."""
+"""The larder: what is remembered, in memory or in a SQLite file, behind one protocol."""
+
+from agentguard.stores.opening import open_store
+
+__all__ = ["open_store"]

@@ -197,6 +197,9 @@ class MemoryStore:
         keep_runs: Ended runs that are kept for inspection; the oldest are forgotten beyond that.
     """
 
+    instant = True
+    """Operations wait for nothing but a short lock, so the event loop may perform them in its own thread."""
+
     def __init__(self, clock: Clock | None = None, *, keep_runs: int = 10_000) -> None:
         self._clock = clock or SystemClock()
         self._now = self._clock.now_ns

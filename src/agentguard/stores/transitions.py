@@ -644,6 +644,8 @@ def finish(tx: Transaction, op: Finish) -> Finished:
         warnings: list[BudgetWarning] = []
         over: list[Shortfall] = []
         _give_back(tx, row, run)
+    elif was == "ambiguous" and row.ended_at is not None:
+        warnings, over = [], []  # charged when it was given up; this is what became of it after all
     else:
         warnings, over = _spend(tx, op.key, meters, op.amounts)
     row.status = op.status

@@ -1,0 +1,71 @@
+"""A store from its address. Drivers are imported when an address asks for them, never before."""
+
+from __future__ import annotations
+
+from typing import Final
+from urllib.parse import unquote
+
+from agentguard.errors import ConfigurationError
+from agentguard.protocols import Store
+from agentguard.stores.memory import MemoryStore
+
+_SERVERS: Final = frozenset({"postgres", "postgresql", "redis", "rediss", "valkey", "mysql", "mariadb"})
+_FORMS: Final = "'memory:', 'sqlite:///relative.db' or 'sqlite:////absolute.db'"
+
+
+def open_store(url: str) -> Store:
+    """Open the store at an address.
+
+    Args:
+        url: ``memory:`` (gone with the process), ``sqlite:///relative/path.db`` or
+            ``sqlite:////absolute/path.db``. Percent signs in paths are escapes, as in every URL.
+
+    Returns:
+        The store; close it when it is no longer needed.
+
+    Raises:
+        ConfigurationError: ``AG120``: not an address of a store. ``AG121``: a kind of store that this version
+            does not have. ``AG122``: the address names no file.
+        StoreUnavailable: The file cannot be opened.
+    """
+    if not isinstance(url, str) or not url.strip():
+        raise ConfigurationError(f"A store needs an address: {_FORMS}.", code="AG120")
+    scheme, colon, rest = url.partition(":")
+    scheme = scheme.lower()
+    if not colon:
+        raise ConfigurationError(f"{url!r:.200} is no address of a store; use {_FORMS}.", code="AG120")
+    if scheme == "memory":
+        if rest not in ("", "//"):
+            raise ConfigurationError(f"'memory:' takes nothing behind the colon, not {rest!r:.200}.", code="AG120")
+        return MemoryStore()
+    if scheme == "sqlite":
+        return _open_sqlite(url, rest)
+    kind = scheme.partition("+")[0]
+    if kind in _SERVERS:
+        raise ConfigurationError(
+            f"This version has no store for {kind}; it has memory and sqlite: {_FORMS}.", code="AG121"
+        )
+    # The rest of the address may hold a password.
+    raise ConfigurationError(f"{scheme!r:.80} is no kind of store; use {_FORMS}.", code="AG120")
+
+
+def _open_sqlite(url: str, rest: str) -> Store:
+    if not rest.startswith("///"):
+        raise ConfigurationError(
+            f"{url!r:.200}: an SQLite address has three slashes before a relative path and four before an absolute "
+            f"one: {_FORMS}.",
+            code="AG122" if rest.strip("/") == "" else "AG120",
+        )
+    path = unquote(rest[3:])
+    if not path.strip("/") or path.endswith("/") or "\0" in path:
+        raise ConfigurationError(f"{url!r:.200} names no file; use {_FORMS}.", code="AG122")
+    if "?" in rest or "#" in rest:
+        raise ConfigurationError(
+            f"{url!r:.200}: an SQLite address takes no options; write %3F or %23 for ? or # in a file name.",
+            code="AG120",
+        )
+    if path == ":memory:":
+        raise ConfigurationError("Use 'memory:' for a store that is gone with the process.", code="AG120")
+    from agentguard.stores.sqlite import SqliteStore
+
+    return SqliteStore(path)
