@@ -22,7 +22,7 @@ def _qualified(function: Any) -> str:
 def definition_of(spec: ToolSpec, probe: Callable[..., Any] | None = None) -> dict[str, Any]:
     """The definition as a JSON value: what the digest is taken over and what a lock file shows."""
     key = spec.idempotency_key
-    retry, breaker = spec.retry, spec.breaker
+    retry, breaker, sandbox = spec.retry, spec.breaker, spec.sandbox
     return {
         "name": spec.name,
         "description": spec.description,
@@ -52,6 +52,9 @@ def definition_of(spec: ToolSpec, probe: Callable[..., Any] | None = None) -> di
         "breaker": None if breaker is None else {"failures": breaker.failures, "reset_s": breaker.reset_s},
         "concurrency": spec.concurrency,
         "fallback": spec.fallback,
+        "sandbox": None
+        if sandbox is None
+        else {"cpu_s": sandbox.cpu_s, "memory_bytes": sandbox.memory_bytes, "network": sandbox.network},
         "credentials": list(spec.credentials),
         "idempotency_key": None if key is None else _qualified(key) if callable(key) else list(key),
         "inline": spec.inline,

@@ -24,9 +24,21 @@ MAX_ATTEMPTS = 100
 """More attempts than this are taken for a mistake."""
 
 
-def fail(where: str, code: str, message: str) -> NoReturn:
+class SettingError(ToolDefinitionError):
+    """A definition error that knows which setting it is about.
+
+    Attributes:
+        setting: Name of the setting, or ``""``.
+    """
+
+    def __init__(self, message: str, *, code: str, setting: str = "") -> None:
+        super().__init__(message, code=code)
+        self.setting = setting
+
+
+def fail(where: str, code: str, message: str, setting: str = "") -> NoReturn:
     """Raise the definition error of one tool."""
-    raise ToolDefinitionError(f"{where}: {message}", code=code)
+    raise SettingError(f"{where}: {message}", code=code, setting=setting)
 
 
 def check_name(where: str, value: Any, what: str = "name") -> str:
@@ -178,6 +190,7 @@ def _sandbox(where: str, key: str, value: Any) -> NoReturn:
         "AG221",
         "a sandbox cannot be enforced in this version, so it is refused rather than ignored; remove the setting and "
         "run the body in a process or container that you limit yourself",
+        key,
     )
 
 
@@ -224,10 +237,13 @@ def read_settings(where: str, given: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in given.items():
         if key not in _READERS:
             hint = did_you_mean(key, SETTINGS) if isinstance(key, str) else ""
-            fail(where, "AG229", f"no setting is called {shown(key)}{f' ({hint})' if hint else ''}")
+            fail(where, "AG229", f"no setting is called {shown(key)}{f' ({hint})' if hint else ''}", key)
         if value is not None:
             field, read = _READERS[key]
-            fields[field] = read(where, key, value)
+            try:
+                fields[field] = read(where, key, value)
+            except ToolDefinitionError as error:
+                raise SettingError(str(error), code=error.code, setting=key) from error
     return fields
 
 
@@ -249,15 +265,17 @@ def check_spec(where: str, spec: ToolSpec, *, known: frozenset[str] | None, is_a
             "AG212",
             "an irreversible tool is not retried: a second attempt could do it twice. Declare "
             'effect="idempotent" (with a key the service honours) or effect="read", or remove retry',
+            "retry",
         )
     if not spec.audit and spec.effect not in ("pure", "read"):
-        fail(where, "AG213", f'audit can only be off for effect "pure" or "read", and this tool is {spec.effect}')
+        fail(where, "AG213", f'audit can only be off for effect "pure" or "read", and this tool is {spec.effect}', "audit")
     if spec.inline and spec.timeout_s is not None and not is_async:
         fail(
             where,
             "AG214",
             "an inline tool cannot have a timeout: it runs in the event loop's own thread, where nothing can stop it. "
             "Remove one of the two",
+            "inline",
         )
     for key, names in (
         ("cosmetic_args", spec.cosmetic_args),
@@ -266,13 +284,15 @@ def check_spec(where: str, spec: ToolSpec, *, known: frozenset[str] | None, is_a
         for name in names:
             if known is not None and name not in known:
                 hint = did_you_mean(name, known) or f"known: {', '.join(sorted(known)) or 'none'}"
-                fail(where, "AG219", f"{key} names {shown(name)}, which is not an argument ({hint})")
+                fail(where, "AG219", f"{key} names {shown(name)}, which is not an argument ({hint})", key)
     if spec.replaced_by is not None and not spec.deprecated:
-        fail(where, "AG225", "replaced_by needs deprecated=True")
+        fail(where, "AG225", "replaced_by needs deprecated=True", "replaced_by")
     if spec.replaced_by == spec.name:
-        fail(where, "AG225", "a tool cannot replace itself")
+        fail(where, "AG225", "a tool cannot replace itself", "replaced_by")
     if spec.fallback == spec.name:
-        fail(where, "AG227", "a tool cannot be its own fallback")
+        fail(where, "AG227", "a tool cannot be its own fallback", "fallback")
+    if spec.sandbox is not None:
+        _sandbox(where, "sandbox", spec.sandbox)
 
 
 def tightened(where: str, spec: ToolSpec, changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -297,6 +317,7 @@ def tightened(where: str, spec: ToolSpec, changes: Mapping[str, Any]) -> dict[st
             "AG228",
             f"{key} would be loosened from {shown(declared)} to {shown(wanted)}; a file can only tighten what the "
             "decorator declares. Change the decorator",
+            key.split("[")[0],
         )
 
     for key, order in (("effect", EFFECTS), ("risk", RISKS)):

@@ -80,7 +80,7 @@ class Tool:
         is_async: ``body`` returns an awaitable.
         injected: Parameter name to ``"credentials"`` or ``"context"``.
         probe: Finds out what became of a call whose fate is unknown, or ``None``. The drivers call it with
-            the effective arguments (a ``dict``) and the idempotency key.
+            those arguments of the call that it names, and the ``CallContext`` as ``context`` when it names that.
         probe_is_async: ``probe`` returns an awaitable.
         method: The tool was made from a method and is not bound to an instance yet.
     """
@@ -134,6 +134,12 @@ class Tool:
         self._names = (
             None if public is None or public.variadic else frozenset(p.name for p in parameters if p.keyword)
         )
+
+    def __eq__(self, other: object) -> bool:
+        return self.is_same(other) and self.spec.digest == other.spec.digest if isinstance(other, Tool) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash((self.spec.digest, id(self._function), id(self._instance)))
 
     def __repr__(self) -> str:
         return f"<Tool {self.spec.name} {self.spec.effect} {self.spec.digest[:12]}>"
@@ -224,7 +230,7 @@ def refuse_arguments(error: ArgumentsInvalid, call_id: str = "") -> InvalidArgum
     """The refusal that invalid arguments end in."""
     return InvalidArguments(
         Refused(
-            StopReason.INVALID_ARGUMENTS, None, error.message, detail=error.detail, call_id=call_id, code="AG601"
+            StopReason.INVALID_ARGUMENTS, None, error.message, detail=error.detail, call_id=call_id, code="AG604"
         )
     )
 
@@ -238,7 +244,7 @@ def _no_run(name: str) -> NoActiveRun:
             detail=f"{name} was called outside a run, so nothing decides, pays for or records the call. Call it "
             "inside 'with gateway.run(agent=...) as run:' (a new thread starts outside: pass it "
             "contextvars.copy_context().run), or use .ungoverned in a unit test.",
-            code="AG602",
+            code="AG625",
         )
     )
 
@@ -299,7 +305,7 @@ def define(function: Callable[..., Any], settings: Mapping[str, Any], *, name: s
     probe = settings.pop("probe", None)
     fields = read_settings(where, settings)
     if probe is not None and not callable(probe):
-        fail(where, "AG224", f"probe must be a function of the arguments and the key, not {shown(probe)}")
+        fail(where, "AG224", f"probe must be a function, not {shown(probe)}")
     first = next(iter(_parameters(function)), None)
     method = first in ("self", "cls") and not inspect.ismethod(function)
     signature = read_signature(function, where, method=method, open_keywords=input_schema is not None)
@@ -333,6 +339,8 @@ def define(function: Callable[..., Any], settings: Mapping[str, Any], *, name: s
         known=None if open_schema else frozenset(given.schema.get("properties", {})),
         is_async=is_coroutine_function(function),
     )
+    if probe is not None:
+        _check_probe(where, probe, {*given.schema.get("properties", {}), *signature.injected})
     only = tuple(p.name for p in names if not p.keyword)
     return Tool(
         replace(spec, digest=digest_of(spec, probe)),
@@ -344,6 +352,24 @@ def define(function: Callable[..., Any], settings: Mapping[str, Any], *, name: s
         probe=probe,
         method=method,
     )
+
+
+def _check_probe(where: str, probe: Callable[..., Any], known: set[str]) -> None:
+    try:
+        wanted = inspect.signature(probe).parameters.values()
+    except (ValueError, TypeError):
+        fail(where, "AG224", f"probe {shown(probe)} has no signature that can be read")
+    for parameter in wanted:
+        needed = parameter.default is parameter.empty and parameter.kind is not parameter.VAR_KEYWORD
+        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.VAR_POSITIONAL) or (
+            needed and parameter.name not in {*known, "context"}
+        ):
+            fail(
+                where,
+                "AG224",
+                f"the probe's parameter {parameter.name} cannot be filled; a probe takes arguments of the tool by name, "
+                "and context",
+            )
 
 
 def _parameters(function: Callable[..., Any]) -> Sequence[str]:
@@ -502,8 +528,8 @@ def tool(fn: Callable[..., Any] | None = None, /, *, name: str | None = None, **
         credentials: Names of the secrets that are leased for each call.
         idempotency_key: Arguments that make two calls the same one across runs, or a function of the
             effective arguments.
-        probe: Function of the effective arguments and the idempotency key that finds out what became of a call
-            whose fate is unknown; returns a ``ProbeResult``.
+        probe: Finds out what became of a call whose fate is unknown: a function of any of the tool's arguments,
+            by name, and of ``context`` (a ``CallContext``, with the idempotency key); returns a ``ProbeResult``.
         input_schema: JSON Schema of the arguments, instead of the one from the hints.
         output_schema: JSON Schema of the result, instead of the one from the return hint.
         inline: The body does no I/O and runs in the event loop's own thread.
