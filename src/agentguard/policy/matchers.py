@@ -1,0 +1,694 @@
+"""Conditions on values: a schema fragment becomes a function that answers true, false or unknown (``None``).
+
+What must stay true: a function built here never raises for any value and never says true or false about a value it
+cannot judge. Wrong type, absence, NaN and anything odd are unknown; deny and approval rules match on unknown, allow
+rules do not, so that doubt always narrows. Logic is Kleene's: false beats unknown in "and", true beats unknown in
+"or", and the opposite of unknown is unknown. Nothing here reads the world; the one look at the file system
+(``within``) comes in as a function.
+
+Equality is that of JSON Schema: ``1`` equals ``1.0``; ``True``, ``1`` and ``"1"`` are three different values.
+"""
+
+from __future__ import annotations
+
+import functools
+import posixpath
+import re
+import shlex
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, TypeAlias
+
+from agentguard.canonical import dumps
+
+Truth: TypeAlias = bool | None
+"""``True``, ``False`` or ``None`` for unknown."""
+
+Condition: TypeAlias = Callable[[Any], Truth]
+"""Judges one value. :data:`ABSENT` stands for an argument that is not there."""
+
+PathResolver: TypeAlias = Callable[[str], str]
+"""Resolves ``..`` and symbolic links, as :func:`os.path.realpath` does."""
+
+
+class _Absent:
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "ABSENT"
+
+
+ABSENT: Final = _Absent()
+"""The value of an argument that was not given."""
+
+REGEX_SIZE = 1 << 20
+"""Upper bound for the compiled size of one pattern in bytes."""
+
+
+class NotLinear(ValueError):
+    """The pattern cannot be matched in linear time, or not at all."""
+
+
+def both(values: Iterable[Truth]) -> Truth:
+    """Kleene's "and" over all values; true for none."""
+    result: Truth = True
+    for value in values:
+        if value is False:
+            return False
+        if value is None:
+            result = None
+    return result
+
+
+def either(values: Iterable[Truth]) -> Truth:
+    """Kleene's "or" over all values; false for none."""
+    result: Truth = False
+    for value in values:
+        if value is True:
+            return True
+        if value is None:
+            result = None
+    return result
+
+
+def opposite(value: Truth) -> Truth:
+    """Kleene's "not"."""
+    return None if value is None else not value
+
+
+def _counted(values: Iterable[Truth], least: int, most: int | None) -> Truth:
+    """Whether the number of true values is between ``least`` and ``most``."""
+    certain = possible = 0
+    for value in values:
+        certain += value is True
+        possible += value is not False
+    if possible < least or (most is not None and certain > most):
+        return False
+    return True if certain >= least and (most is None or possible <= most) else None
+
+
+# -- values ------------------------------------------------------------------------------------------------------------
+
+
+def kind(value: Any) -> str | None:
+    """JSON type of a value: ``null boolean number string array object``, or ``None`` for anything else.
+
+    NaN and the infinities are no JSON numbers.
+    """
+    cls = type(value)
+    if cls is str:
+        return "string"
+    if cls is bool:
+        return "boolean"
+    if cls is int:
+        return "number"
+    if cls is float:
+        return "number" if value - value == 0 else None
+    if value is None:
+        return "null"
+    if isinstance(value, Mapping):
+        return "object"
+    if isinstance(value, (list, tuple)):
+        return "array"
+    if isinstance(value, str):
+        return "string"
+    if isinstance(value, (int, float)):
+        return "number" if value - value == 0 else None
+    return None
+
+
+def same(left: Any, right: Any) -> Truth:
+    """Equality of JSON Schema; unknown when one side is no JSON value."""
+    a, b = kind(left), kind(right)
+    if a is None or b is None:
+        return None
+    if a != b:
+        return False
+    if a == "array":
+        return False if len(left) != len(right) else both(map(same, left, right))
+    if a == "object":
+        if left.keys() != right.keys():
+            return False
+        return both(same(item, right[key]) for key, item in left.items())
+    return bool(left == right)
+
+
+def _is_number(value: Any) -> bool:
+    return kind(value) == "number"
+
+
+# -- plain keywords ----------------------------------------------------------------------------------------------------
+
+
+def _one_of(options: Sequence[Any]) -> Condition:
+    kinds = frozenset(map(kind, options))
+    if kinds == {"string"}:
+        words = frozenset(options)
+
+        def word(value: Any) -> Truth:
+            if type(value) is str:
+                return value in words
+            # null is a value that is known to differ; any other type is a sign that something is not as written.
+            return False if value is None else (value in words) if kind(value) == "string" else None
+
+        return word
+
+    def judge(value: Any) -> Truth:
+        found = kind(value)
+        if found is None:
+            return None
+        if found not in kinds:
+            return False if value is None else None
+        return either(same(value, option) for option in options)
+
+    return judge
+
+
+def _bound(keyword: str, limit: float) -> Condition:
+    def judge(value: Any) -> Truth:
+        if type(value) is not int and not _is_number(value):
+            return None
+        if keyword == "maximum":
+            return bool(value <= limit)
+        if keyword == "minimum":
+            return bool(value >= limit)
+        if keyword == "exclusiveMaximum":
+            return bool(value < limit)
+        return bool(value > limit)
+
+    return judge
+
+
+def _at_most(limit: float) -> Condition:
+    def judge(value: Any) -> Truth:
+        if type(value) is int or _is_number(value):
+            return bool(value <= limit)
+        return None
+
+    return judge
+
+
+def _multiple_of(divisor: float) -> Condition:
+    from fractions import Fraction
+
+    unit = Fraction(repr(divisor))
+
+    def judge(value: Any) -> Truth:
+        if not _is_number(value):
+            return None
+        return (Fraction(value) if isinstance(value, int) else Fraction(repr(float(value)))) % unit == 0
+
+    return judge
+
+
+def _length(wanted: str, limit: int, least: bool) -> Condition:
+    def judge(value: Any) -> Truth:
+        if kind(value) != wanted:
+            return None
+        return len(value) >= limit if least else len(value) <= limit
+
+    return judge
+
+
+def _types(names: Sequence[str]) -> Condition:
+    wanted = frozenset(names)
+
+    def judge(value: Any) -> Truth:
+        found = kind(value)
+        if found is None:
+            return None
+        if found == "number":
+            return "number" in wanted or ("integer" in wanted and value == int(value))
+        return found in wanted
+
+    return judge
+
+
+@functools.lru_cache(maxsize=4096)
+def pattern_search(pattern: str) -> Callable[[str], bool]:
+    """Compile a pattern for searching in linear time (the Rust ``regex`` engine, ECMA-262 classes).
+
+    Raises:
+        NotLinear: The pattern needs backtracking (look-around, back-references), is malformed or too large, or the
+            engine is not installed.
+    """
+    try:
+        import jsonschema_rs
+    except ImportError:  # no wheel for this platform: a pattern nobody can match safely is not loaded
+        raise NotLinear("jsonschema-rs is not installed, so patterns cannot be matched in linear time") from None
+    options = jsonschema_rs.RegexOptions(size_limit=REGEX_SIZE)
+    try:
+        search: Callable[[str], bool] = jsonschema_rs.Draft202012Validator(
+            {"pattern": pattern}, pattern_options=options
+        ).is_valid
+    except Exception:
+        raise NotLinear(
+            "it is malformed, too large, or uses look-around or back-references, which need backtracking"
+        ) from None
+    return search
+
+
+def _pattern(pattern: str) -> Condition:
+    search = pattern_search(pattern)
+
+    def judge(value: Any) -> Truth:
+        return search(value) if type(value) is str else search(str.__str__(value)) if kind(value) == "string" else None
+
+    return judge
+
+
+# -- structure ---------------------------------------------------------------------------------------------------------
+
+
+def _items(prefix: Sequence[Condition], rest: Condition | bool | None) -> Condition:
+    def judge(value: Any) -> Truth:
+        if kind(value) != "array":
+            return None
+        parts = [condition(item) for condition, item in zip(prefix, value, strict=False)]
+        tail = value[len(prefix) :]
+        if rest is False:
+            parts.append(not tail)
+        elif callable(rest):
+            parts.extend(map(rest, tail))
+        return both(parts)
+
+    return judge
+
+
+def _contains(condition: Condition, least: int, most: int | None) -> Condition:
+    def judge(value: Any) -> Truth:
+        return _counted(map(condition, value), least, most) if kind(value) == "array" else None
+
+    return judge
+
+
+def _unique(wanted: bool) -> Condition:
+    def judge(value: Any) -> Truth:
+        if kind(value) != "array":
+            return None
+        return not wanted or len({dumps(item) for item in value}) == len(value)
+
+    return judge
+
+
+def _properties(
+    named: Mapping[str, Condition],
+    patterns: Sequence[tuple[Callable[[str], bool], Condition]],
+    rest: Condition | bool | None,
+) -> Condition:
+    def judge(value: Any) -> Truth:
+        if kind(value) != "object":
+            return None
+        parts = [condition(value.get(name, ABSENT)) for name, condition in named.items()]
+        for key, item in value.items():
+            known = key in named
+            for search, condition in patterns:
+                if search(key):
+                    known = True
+                    parts.append(condition(item))
+            if not known:
+                if rest is False:
+                    return False
+                if callable(rest):
+                    parts.append(rest(item))
+        return both(parts)
+
+    return judge
+
+
+def _required(names: Sequence[str]) -> Condition:
+    def judge(value: Any) -> Truth:
+        return all(name in value for name in names) if kind(value) == "object" else None
+
+    return judge
+
+
+def _names(condition: Condition) -> Condition:
+    return lambda value: both(map(condition, value)) if kind(value) == "object" else None
+
+
+def _dependent(needs: Mapping[str, Sequence[str]]) -> Condition:
+    def judge(value: Any) -> Truth:
+        if kind(value) != "object":
+            return None
+        return all(other in value for name, others in needs.items() if name in value for other in others)
+
+    return judge
+
+
+def _conditional(test: Condition, then: Condition | None, otherwise: Condition | None) -> Condition:
+    def judge(value: Any) -> Truth:
+        truth = test(value)
+        if truth is None:
+            return None
+        branch = then if truth else otherwise
+        return True if branch is None else branch(value)
+
+    return judge
+
+
+# -- what a value is ---------------------------------------------------------------------------------------------------
+
+_ODD_PATH = re.compile(r"[\x00-\x1f\x7f\\]")
+
+
+def _inside(path: str, roots: Sequence[str]) -> bool:
+    return any(path == root or path.startswith(root if root == "/" else root + "/") for root in roots)
+
+
+def within(roots: Sequence[str], resolve: PathResolver) -> Condition:
+    """Whether an absolute POSIX path lies in one of ``roots``.
+
+    Both readings of the path must agree, the textual one (``..`` removed) and the one with symbolic links resolved;
+    where they differ the answer is unknown. Relative paths, ``~``, back-slashes, control characters and a leading
+    ``//`` are unknown as well.
+    """
+    plain = [posixpath.normpath(root) for root in roots]
+    real = [*plain, *(resolve(root) for root in plain)]
+
+    def judge(value: Any) -> Truth:
+        if kind(value) != "string" or not 0 < len(value) <= 4096:
+            return None
+        if value[0] != "/" or value[:2] == "//" or _ODD_PATH.search(value):
+            return None
+        textual = _inside(posixpath.normpath(value), real)
+        return textual if _inside(resolve(str(value)), real) is textual else None
+
+    return judge
+
+
+_LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+HOST = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
+"""Letters, digits and hyphens (RFC 952, RFC 1123)."""
+_URL = re.compile(
+    r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<host>[A-Za-z0-9.-]*)(?::(?P<port>[1-9][0-9]{0,4}))?"
+    r"(?P<rest>(?:[/?#](?:[A-Za-z0-9._~!$&'()*+,;=:@/?#-]|%[0-9A-Fa-f]{2})*)?)"
+)
+_IPV4 = re.compile(r"(?:(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])(?:\.(?!$)|$)){4}")
+_LOCAL = re.compile(r"[A-Za-z0-9_+=~'-]+(?:\.[A-Za-z0-9_+=~'-]+)*")
+
+
+def plain_host(host: str) -> str | None:
+    """The host in lower case when it is an ordinary DNS name or a dotted IPv4 address, else ``None``.
+
+    Not ordinary: trailing dots, punycode, underscores, and everything that some resolver reads as a number
+    (``2130706433``, ``0x7f.1``, ``127.1``).
+    """
+    host = host.lower()
+    if len(host) > 253 or not HOST.fullmatch(host):
+        return None
+    labels = host.split(".")
+    if any(label.startswith("xn--") or label[2:4] == "--" for label in labels):
+        return None
+    # The WHATWG rule: a last label of digits, or of 0x and hex digits, makes the host an IPv4 number.
+    if labels[-1].isdigit() or re.fullmatch(r"0x[0-9a-f]*", labels[-1]):
+        return host if _IPV4.fullmatch(host) else None
+    return host
+
+
+def _host_matches(host: str, wanted: Sequence[str]) -> Truth:
+    if host in wanted:
+        return True
+    if host[-1].isdigit() and _IPV4.fullmatch(host):
+        return None  # an address says nothing about which names lead to it
+    return any(w.startswith("*.") and host.endswith(w[1:]) for w in wanted)
+
+
+def _parse_url(value: Any) -> tuple[str, str] | None:
+    if kind(value) != "string" or len(value) > 8192:
+        return None
+    match = _URL.fullmatch(value)
+    if match is None or (match["port"] and int(match["port"]) > 65535):
+        return None
+    scheme = match["scheme"].lower()
+    if not match["host"]:
+        return (scheme, "") if scheme == "file" and not match["port"] else None
+    host = plain_host(match["host"])
+    return None if host is None else (scheme, host)
+
+
+def url_host(wanted: Sequence[str]) -> Condition:
+    """Whether a URL's host is one of ``wanted``; ``*.x`` stands for the names below ``x``.
+
+    Strict: user information, odd characters, punycode, unusual forms of addresses and bad ports are unknown.
+    """
+    wanted = tuple(w.lower() for w in wanted)
+
+    def judge(value: Any) -> Truth:
+        url = _parse_url(value)
+        return None if url is None or not url[1] else _host_matches(url[1], wanted)
+
+    return judge
+
+
+def url_scheme(wanted: Sequence[str]) -> Condition:
+    """Whether a URL's scheme is one of ``wanted``; what is no plain ``scheme://`` URL is unknown."""
+    wanted = tuple(w.lower() for w in wanted)
+
+    def judge(value: Any) -> Truth:
+        url = _parse_url(value)
+        return None if url is None else url[0] in wanted
+
+    return judge
+
+
+def email_domain(wanted: Sequence[str]) -> Condition:
+    """Whether the value is exactly one e-mail address in one of the domains; ``*.x`` for the names below ``x``.
+
+    Display names, several addresses, quoted or routed local parts (``%``, ``!``), literals and comments are unknown.
+    """
+    wanted = tuple(w.lower() for w in wanted)
+
+    def judge(value: Any) -> Truth:
+        if kind(value) != "string" or len(value) > 254 or value.count("@") != 1:
+            return None
+        local, domain = value.split("@")
+        host = plain_host(domain)
+        if host is None or "." not in host or len(local) > 64 or not _LOCAL.fullmatch(local):
+            return None
+        return _host_matches(host, wanted)
+
+    return judge
+
+
+_SHELL_ODD = re.compile(r"[^\x20-\x7e]|[;&|<>$`\\(){}\[\]*?!~#^]")
+
+
+def command(allowed: Sequence[str]) -> Condition:
+    """Whether a command line begins with the words of one of ``allowed``.
+
+    The value is a string that is split as a shell would, or a list of words. Anything a shell would interpret beyond
+    words and quotes (``;``, ``|``, ``$``, globs, redirections, new lines, ...) makes the answer unknown.
+    """
+    heads = [tuple(entry.split()) for entry in allowed]
+
+    def judge(value: Any) -> Truth:
+        found = kind(value)
+        if found == "string":
+            if _SHELL_ODD.search(value):
+                return None
+            words = shlex.split(value)
+        elif found == "array":
+            if not all(type(word) is str and word and not _SHELL_ODD.search(word) for word in value):
+                return None
+            words = list(value)
+        else:
+            return None
+        if not words:
+            return None
+        return any(tuple(words[: len(head)]) == head for head in heads)
+
+    return judge
+
+
+# -- fragments ---------------------------------------------------------------------------------------------------------
+
+
+def _texts(value: Any) -> list[str]:
+    if isinstance(value, Mapping):
+        value = value["allow"]
+    return [value] if isinstance(value, str) else list(value)
+
+
+def _schema(fragment: Any, resolve: PathResolver) -> Condition:
+    if isinstance(fragment, bool):
+        return lambda value: fragment  # noqa: ARG005 - the boolean schemas judge without looking
+    return build(fragment, resolve)
+
+
+def _maybe(fragment: Any, resolve: PathResolver) -> Condition | bool | None:
+    return fragment if fragment is None or isinstance(fragment, bool) else build(fragment, resolve)
+
+
+_LENGTHS = {
+    "minLength": ("string", True),
+    "maxLength": ("string", False),
+    "minItems": ("array", True),
+    "maxItems": ("array", False),
+    "minProperties": ("object", True),
+    "maxProperties": ("object", False),
+}
+
+
+def parts_of(fragment: Mapping[str, Any], resolve: PathResolver) -> list[Condition]:
+    """One condition per keyword or group of keywords that belong together."""
+    f = fragment
+    parts: list[Condition] = []
+    for keyword, value in f.items():
+        if keyword == "const":
+            parts.append(_one_of([value]))
+        elif keyword == "enum":
+            parts.append(_one_of(value))
+        elif keyword == "maximum":
+            parts.append(_at_most(value))
+        elif keyword in ("minimum", "exclusiveMinimum", "exclusiveMaximum"):
+            parts.append(_bound(keyword, value))
+        elif keyword == "multipleOf":
+            parts.append(_multiple_of(value))
+        elif keyword in _LENGTHS:
+            wanted, least = _LENGTHS[keyword]
+            parts.append(_length(wanted, value, least))
+        elif keyword == "type":
+            parts.append(_types([value] if isinstance(value, str) else value))
+        elif keyword == "pattern":
+            parts.append(_pattern(value))
+        elif keyword == "uniqueItems":
+            parts.append(_unique(value))
+        elif keyword == "required":
+            parts.append(_required(value))
+        elif keyword == "dependentRequired":
+            parts.append(_dependent(value))
+        elif keyword == "propertyNames":
+            parts.append(_names(_schema(value, resolve)))
+        elif keyword == "not":
+            parts.append(_negated(_schema(value, resolve)))
+        elif keyword == "allOf":
+            parts.extend(_schema(item, resolve) for item in value)
+        elif keyword == "anyOf":
+            parts.append(_any([_schema(item, resolve) for item in value]))
+        elif keyword == "oneOf":
+            parts.append(_exactly_one([_schema(item, resolve) for item in value]))
+        elif keyword == "within":
+            parts.append(within(_texts(value), resolve))
+        elif keyword == "host":
+            parts.append(url_host(_texts(value)))
+        elif keyword == "scheme":
+            parts.append(url_scheme(_texts(value)))
+        elif keyword == "email_domain":
+            parts.append(email_domain(_texts(value)))
+        elif keyword == "command":
+            parts.append(command(_texts(value)))
+    if "items" in f or "prefixItems" in f:
+        parts.append(_items([_schema(s, resolve) for s in f.get("prefixItems", ())], _maybe(f.get("items"), resolve)))
+    if "contains" in f:
+        parts.append(_contains(_schema(f["contains"], resolve), f.get("minContains", 1), f.get("maxContains")))
+    if "properties" in f or "patternProperties" in f or "additionalProperties" in f:
+        parts.append(
+            _properties(
+                {name: _schema(s, resolve) for name, s in f.get("properties", {}).items()},
+                [(pattern_search(p), _schema(s, resolve)) for p, s in f.get("patternProperties", {}).items()],
+                _maybe(f.get("additionalProperties"), resolve),
+            )
+        )
+    if "if" in f:
+        branches = [build(f[name], resolve) if name in f else None for name in ("then", "else")]
+        parts.append(_conditional(build(f["if"], resolve), branches[0], branches[1]))
+    return parts
+
+
+def _negated(condition: Condition) -> Condition:
+    return lambda value: opposite(condition(value))
+
+
+def _any(conditions: Sequence[Condition]) -> Condition:
+    return lambda value: either(condition(value) for condition in conditions)
+
+
+def _exactly_one(conditions: Sequence[Condition]) -> Condition:
+    return lambda value: _counted((condition(value) for condition in conditions), 1, 1)
+
+
+def build(fragment: Mapping[str, Any], resolve: PathResolver, *, null_is_absent: bool = False) -> Condition:
+    """Compile a schema fragment that :mod:`~agentguard.policy.loading` accepted.
+
+    Args:
+        fragment: Keywords of JSON Schema 2020-12 and the matchers of this module.
+        resolve: Resolves symbolic links for ``within``.
+        null_is_absent: ``null`` is what the tool fills in for an argument that is not given, so that ``optional``
+            covers it.
+
+    Raises:
+        NotLinear: A pattern cannot be compiled.
+    """
+    optional = fragment.get("optional", False)
+    parts = parts_of(fragment, resolve)
+    if len(parts) == 1 and not optional:
+        return _safe(parts[0])
+
+    def judge(value: Any) -> Truth:
+        if optional and (value is ABSENT or (value is None and null_is_absent)):
+            return True
+        result: Truth = True
+        for part in parts:
+            truth = part(value)
+            if truth is False:
+                return False
+            if truth is None:
+                result = None
+        return result
+
+    return _safe(judge)
+
+
+def _safe(condition: Condition) -> Condition:
+    def judge(value: Any) -> Truth:
+        try:
+            return condition(value)
+        except Exception:  # an error in a condition is the third truth value, whatever the error
+            return None
+
+    return judge
+
+
+# -- reaching values ---------------------------------------------------------------------------------------------------
+
+
+class WrongShape(Exception):  # noqa: N818 - says what was found, it is not an error to anybody outside
+    """A path leads through something that is neither a list nor an object."""
+
+
+def reach(value: Any, path: Sequence[str], nullable: frozenset[int] = frozenset()) -> list[Any]:
+    """Values at the end of a path; one of them unless the path contains ``*``.
+
+    Args:
+        value: The arguments.
+        path: Keys of objects, indices of lists, ``*`` for every element of a list or object.
+        nullable: Depths at which ``null`` stands for "not given".
+
+    Returns:
+        The values; :data:`ABSENT` for each that is not there.
+
+    Raises:
+        WrongShape: The path leads through a scalar.
+    """
+    values = [value]
+    for depth, step in enumerate(path):
+        found: list[Any] = []
+        for item in values:
+            if item is ABSENT or (item is None and depth in nullable):
+                found.append(ABSENT)
+            elif isinstance(item, Mapping):
+                if step == "*":
+                    found.extend(item.values())
+                else:
+                    found.append(item.get(step, ABSENT))
+            elif isinstance(item, (list, tuple)):
+                if step == "*":
+                    found.extend(item)
+                elif step.isascii() and step.isdigit() and len(step) < 10:
+                    found.append(item[int(step)] if int(step) < len(item) else ABSENT)
+                else:
+                    raise WrongShape
+            else:
+                raise WrongShape
+        values = found
+    return values
