@@ -70,6 +70,11 @@ def test_a_part_that_looks_like_an_encoding_does_not_collide() -> None:
     assert one != request_digest(**{**REQUEST, "tenant": "a", "agent": "b"})
 
 
+def test_a_part_that_holds_the_tag_of_the_next_does_not_collide() -> None:
+    one = request_digest(**{**REQUEST, "tenant": "asb", "agent": "c"})
+    assert one != request_digest(**{**REQUEST, "tenant": "a", "agent": "bsc"})
+
+
 def test_a_lone_surrogate_in_a_name_still_has_a_digest_of_its_own() -> None:
     assert request_digest(**{**REQUEST, "tool": "\ud800"}) != request_digest(**{**REQUEST, "tool": "\ud801"})
 

@@ -292,6 +292,11 @@ def test_a_pending_request_gives_no_standing_grant() -> None:
     assert routing.grants(voted(opened(TWO), approve(ANN, scope="run"))) is None
 
 
+def test_an_edited_request_gives_no_standing_grant_even_when_its_record_says_so() -> None:
+    request = voted(opened(), approve(ANN, arguments=EDITED))
+    assert routing.grants(replace(request, scope="run")) is None
+
+
 def test_a_request_without_its_grant_digests_gives_none() -> None:
     assert routing.grants(replace(voted(opened(), approve(ANN, scope="run")), extra={})) is None
 

@@ -9,6 +9,7 @@ import asyncio
 import gc
 import threading
 from collections.abc import Generator
+from typing import Any
 
 import pytest
 
@@ -261,6 +262,41 @@ def test_no_failure_of_32_threads_is_lost() -> None:
     assert breakers.state("t") == "closed"
     admitted(breakers, plan).failure(OSError())
     assert breakers.state("t") == "open"
+
+
+class Recorded:
+    """A lock that knows whether it is held, to tell a verdict given under it from one that is not."""
+
+    def __init__(self) -> None:
+        self.depth = 0
+        self.taken = 0
+
+    def __enter__(self) -> None:
+        self.depth += 1
+        self.taken += 1
+
+    def __exit__(self, *exc: object) -> None:
+        self.depth -= 1
+
+
+@pytest.mark.parametrize("verdict", ["success", "failure", "abandon"])
+def test_every_verdict_is_given_under_the_lock_and_none_keeps_it(verdict: str) -> None:
+    breakers = Breakers()
+    ticket = admitted(breakers)
+    lock: Any = Recorded()
+    ticket._circuit.lock = lock
+    ticket.failure(OSError()) if verdict == "failure" else getattr(ticket, verdict)()
+    assert (lock.taken, lock.depth) == (1, 0)
+
+
+def test_no_lock_is_held_between_admission_and_verdict() -> None:
+    breakers = Breakers()
+    admitted(breakers)
+    lock: Any = Recorded()
+    breakers._circuits["t"].lock = lock
+    ticket = admitted(breakers)
+    assert (lock.taken, lock.depth) == (1, 0)
+    ticket.success()
 
 
 def test_32_threads_get_one_probe() -> None:
