@@ -195,6 +195,8 @@ def _obstacle(request: ApprovalRequest, by: ApproverIdentity, now: int) -> tuple
             BAD_VERDICT,
             "the approver has no usable name; pass the ApproverIdentity of an authenticated person",
         )
+    if isinstance(by.roles, str) or not all(isinstance(role, str) for role in by.roles):
+        return BAD_VERDICT, f"the roles of approver {by.name} must be a tuple of strings, for example ('finance',)"
     request = as_of(request, now)
     if request.status == "expired":
         return EXPIRED, (
@@ -247,6 +249,8 @@ def vote(request: ApprovalRequest, verdict: Verdict, now: int) -> ApprovalReques
         raise ApprovalError(
             f"{verdict.kind!r} is no answer to an approval; use one of {', '.join(_KINDS)}", code=BAD_VERDICT
         )
+    if verdict.reason is not None and not isinstance(verdict.reason, str):
+        raise ApprovalError(f"the reason must be text, not a {type(verdict.reason).__name__}", code=BAD_VERDICT)
     if verdict.arguments is not None and verdict.kind != "approve":
         raise ApprovalError(f"only an approval can change arguments, not {verdict.kind!r}", code=BAD_EDIT)
     roles = tuple(sorted(set(by.roles)))

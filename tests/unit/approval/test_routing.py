@@ -147,6 +147,17 @@ def test_an_unusable_name_decides_nothing(name: Any) -> None:
     refused(opened(), approve(ApproverIdentity(name, ("finance",))), "AG639")
 
 
+@pytest.mark.parametrize("roles", ["finance", (1,), ("finance", None)])
+def test_roles_that_are_no_tuple_of_strings_decide_nothing(roles: Any) -> None:
+    refused(opened(), approve(ApproverIdentity("ann", roles)), "AG639")
+
+
+@pytest.mark.parametrize("kind", ["approve", "reject"])
+def test_a_reason_that_is_no_text_decides_nothing(kind: Any) -> None:
+    reason: Any = 7
+    refused(opened(), Verdict(kind, ANN, reason=reason), "AG639")
+
+
 def test_the_ladder_lets_further_roles_decide_when_its_time_has_come() -> None:
     request = opened(LADDER)
     refused(request, approve(LEAD), "AG634", NOW + 10 * MINUTE - 1)
