@@ -172,7 +172,7 @@ def nano_usd(value: Any) -> int:
         return 0
     whole = int("".join(map(str, digits)))
     if power >= 0:
-        result = whole * 10**power
+        result: int = whole * 10**power
     else:
         result, rest = divmod(whole, 10**-power) if -power <= len(digits) else (0, 1)
         if rest:

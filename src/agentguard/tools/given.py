@@ -82,7 +82,9 @@ def read_schema(given: Any, where: str) -> dict[str, Any]:
         validator.check_schema(schema)
     except jsonschema.exceptions.SchemaError as error:
         place = ".".join(map(str, error.absolute_path))
-        fail(where, "AG222", f"the schema is wrong{f' at {shown(place)}' if place else ''}: {shown(error.message, 200)}")
+        fail(
+            where, "AG222", f"the schema is wrong{f' at {shown(place)}' if place else ''}: {shown(error.message, 200)}"
+        )
     for node in walk(schema):
         for keyword in ("$ref", "$dynamicRef", "$recursiveRef"):
             target = node.get(keyword)
@@ -110,8 +112,8 @@ def _resolved(schema: Mapping[str, Any], target: str) -> Any:
         return schema
     if target.startswith("#/"):
         part: Any = schema
-        for step in target[2:].split("/"):
-            step = step.replace("%25", "%").replace("~1", "/").replace("~0", "~")
+        for escaped in target[2:].split("/"):
+            step = escaped.replace("%25", "%").replace("~1", "/").replace("~0", "~")
             if isinstance(part, dict) and step in part:
                 part = part[step]
             elif isinstance(part, list) and step.isdecimal() and int(step) < len(part):
@@ -136,7 +138,7 @@ def compile_schema(schema: Mapping[str, Any], where: str) -> tuple[Callable[[Any
     """
     draft = _draft(schema, where)
     try:
-        import jsonschema_rs
+        import jsonschema_rs  # pyright: ignore[reportMissingImports]  # a compiled module without stubs
     except ImportError:
         return compile_fallback(schema, where)
 
@@ -193,7 +195,8 @@ def compile_fallback(schema: Mapping[str, Any], where: str) -> tuple[Callable[[A
                     if patterns[text].search(key) is not None:
                         yield from validator.descend(value, subschema, path=key, schema_path=text)
 
-    kind: Any = jsonschema.validators.extend(
+    extend: Any = jsonschema.validators.extend
+    kind = extend(
         getattr(jsonschema, _draft(schema, where)), {"pattern": pattern, "patternProperties": pattern_properties}
     )
     compiled = kind(schema, registry=referencing.Registry())  # an empty registry fetches nothing
@@ -246,7 +249,11 @@ class GivenInput:
     def __init__(self, given: Any, signature: Signature, where: str) -> None:
         schema = read_schema(given, where)
         if schema.setdefault("type", "object") != "object":
-            fail(where, "AG222", f'arguments are an object, so the schema\'s type must be "object", not {schema["type"]!r}')
+            fail(
+                where,
+                "AG222",
+                f'arguments are an object, so the schema\'s type must be "object", not {schema["type"]!r}',
+            )
         schema.setdefault("properties", {})
         self.schema: dict[str, Any] = closed(schema)
         properties: dict[str, Any] = schema["properties"]
@@ -260,7 +267,9 @@ class GivenInput:
                 fail(where, "AG222", f"the default of {shown(name)} does not fit its own schema")
 
     def _fits_alone(self, part: Mapping[str, Any], value: Any, where: str) -> bool:
-        shared = {key: self.schema[key] for key in ("$schema", "$defs", "definitions") if key in self.schema}
+        shared: dict[str, Any] = {
+            key: self.schema[key] for key in ("$schema", "$defs", "definitions") if key in self.schema
+        }
         try:
             return compile_schema({**shared, **part}, where)[0](value)
         except ToolDefinitionError:

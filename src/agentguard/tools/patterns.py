@@ -9,11 +9,11 @@ be harmless.
 from __future__ import annotations
 
 import re
-from typing import Any
 
 # The parser moved to the private name in Python 3.11; there is no public one.
 from re import _constants as _c  # type: ignore[attr-defined]
 from re import _parser as _p  # type: ignore[attr-defined]
+from typing import Any
 
 MAX_REPEAT = 256
 """Bounded repeats may multiply to this much."""
@@ -22,9 +22,9 @@ _SINGLE = {_c.LITERAL, _c.NOT_LITERAL, _c.ANY, _c.IN}
 
 
 def check_pattern(text: str) -> re.Pattern[str]:
-    """Compile a pattern that is linear by construction, with the meaning it has in JSON Schema.
+    r"""Compile a pattern that is linear by construction, with the meaning it has in JSON Schema.
 
-    ``$`` matches at the very end only and ``\\d``, ``\\w`` are ASCII, as in ECMA-262.
+    ``$`` matches at the very end only and ``\d``, ``\w`` are ASCII, as in ECMA-262.
 
     Raises:
         ValueError: It is no pattern, or not provably linear.
@@ -45,7 +45,7 @@ def check_pattern(text: str) -> re.Pattern[str]:
 
 
 def _ended(text: str) -> str:
-    """The pattern with ``$`` (before a final newline too, in Python) as ``\\Z`` (the very end)."""
+    r"""The pattern with ``$`` (before a final newline too, in Python) as ``\Z`` (the very end)."""
     out: list[str] = []
     escaped = inside = False
     for letter in text:
@@ -58,7 +58,8 @@ def _ended(text: str) -> str:
         elif letter == "]":
             inside = False
         elif letter == "$" and not inside:
-            letter = "\\Z"
+            out.append("\\Z")
+            continue
         out.append(letter)
     return "".join(out)
 

@@ -82,17 +82,20 @@ class ToolRegistry:
         self._by_wire = {on_wire: name for name, on_wire in self._wire.items()}
 
     def _check_fallbacks(self) -> None:
-        for name, item in self._tools.items():
-            seen = [name]
-            while item.spec.fallback is not None:
-                following = item.spec.fallback
+        for name, first in self._tools.items():
+            seen, current = [name], first
+            while (following := current.spec.fallback) is not None:
                 if following not in self._tools:
                     hint = did_you_mean(following, self._tools)
-                    fail(f"tool {seen[-1]}", "AG227", f"fallback {following} is not registered{f' ({hint})' if hint else ''}")
+                    fail(
+                        f"tool {seen[-1]}",
+                        "AG227",
+                        f"fallback {following} is not registered{f' ({hint})' if hint else ''}",
+                    )
                 if following in seen:
                     fail(f"tool {name}", "AG227", f"fallbacks go in a circle: {' -> '.join([*seen, following])}")
                 seen.append(following)
-                item = self._tools[following]
+                current = self._tools[following]
 
     @classmethod
     def of(cls, *tools: Any) -> ToolRegistry:
@@ -160,7 +163,9 @@ class ToolRegistry:
         if isinstance(definitions, Mapping):
             entries = [{"name": name, "input_schema": schema} for name, schema in definitions.items()]
             for entry in entries:
-                if isinstance(entry["input_schema"], Mapping) and isinstance(entry["input_schema"].get("description"), str):
+                if isinstance(entry["input_schema"], Mapping) and isinstance(
+                    entry["input_schema"].get("description"), str
+                ):
                     entry["description"] = entry["input_schema"]["description"]
         else:
             for given in definitions:
@@ -291,7 +296,11 @@ class ToolRegistry:
         body = bodies.get(name)
         if body is None:
             hint = did_you_mean(name, {*self._tools, *bodies}) if isinstance(name, str) else ""
-            fail(where, "AG229", f"no function is registered under this name{f' ({hint})' if hint else ''}; pass it in tools=")
+            fail(
+                where,
+                "AG229",
+                f"no function is registered under this name{f' ({hint})' if hint else ''}; pass it in tools=",
+            )
         return define(body, entry, name=name)
 
     def get(self, name: str) -> Tool | None:

@@ -187,15 +187,60 @@ def property_names(schema: Any) -> frozenset[str]:
 
 # Messages of these kinds are made from the schema alone; all others may repeat what was found.
 _FROM_SCHEMA = frozenset(
-    """
-    bool_type bytes_type bytes_too_long bytes_too_short dataclass_type date_type datetime_type date_future date_past
-    datetime_future datetime_past decimal_max_digits decimal_max_places decimal_type decimal_whole_digits dict_type
-    enum finite_number float_type frozen_set_type greater_than greater_than_equal int_type is_instance_of
-    less_than less_than_equal list_type literal_error mapping_type missing model_attributes_type model_type
-    multiple_of none_required set_type string_pattern_mismatch string_too_long string_too_short string_type
-    string_unicode time_delta_type time_type timezone_aware timezone_naive too_long too_short tuple_type
-    url_scheme url_too_long url_type uuid_type uuid_version
-    """.split()
+    [
+        "bool_type",
+        "bytes_type",
+        "bytes_too_long",
+        "bytes_too_short",
+        "dataclass_type",
+        "date_type",
+        "datetime_type",
+        "date_future",
+        "date_past",
+        "datetime_future",
+        "datetime_past",
+        "decimal_max_digits",
+        "decimal_max_places",
+        "decimal_type",
+        "decimal_whole_digits",
+        "dict_type",
+        "enum",
+        "finite_number",
+        "float_type",
+        "frozen_set_type",
+        "greater_than",
+        "greater_than_equal",
+        "int_type",
+        "is_instance_of",
+        "less_than",
+        "less_than_equal",
+        "list_type",
+        "literal_error",
+        "mapping_type",
+        "missing",
+        "model_attributes_type",
+        "model_type",
+        "multiple_of",
+        "none_required",
+        "set_type",
+        "string_pattern_mismatch",
+        "string_too_long",
+        "string_too_short",
+        "string_type",
+        "string_unicode",
+        "time_delta_type",
+        "time_type",
+        "timezone_aware",
+        "timezone_naive",
+        "too_long",
+        "too_short",
+        "tuple_type",
+        "url_scheme",
+        "url_too_long",
+        "url_type",
+        "uuid_type",
+        "uuid_version",
+    ]
 )
 
 
@@ -218,6 +263,8 @@ def problems_of(error: ValidationError, known: Collection[str], top: Collection[
             message = "is required"
         elif kind in _FROM_SCHEMA:
             message = item["msg"].replace("Input should ", "must ", 1)
+            if len(message) > 200:  # a bound of thousands of digits, or a long list of choices
+                message = f"{message[:200]}..."
         elif kind in ("json_invalid", "recursion_loop"):
             message = "cannot be read"
         else:
@@ -292,14 +339,20 @@ class Plain:
             return self.copy(value.value, path)
         for base in (str, int, float):  # subclasses as their plain value
             if isinstance(value, base):
-                return self.copy(base.__str__(value) if base is str else base(value), path)
+                return self.copy(str.__str__(value) if isinstance(value, str) else base(value), path)
         if not self._instances or callable(value) or isinstance(value, Iterator):
             self._refuse(path, "must be a JSON value", f"found {type(value).__name__}")
         try:
             form = to_jsonable_python(value, by_alias=True)
         except Exception as error:  # the value's own serializer may raise anything
             raise ArgumentsInvalid(
-                [Problem(dotted(path[:1], self._known), "must be a value with a JSON form", f"found {type(value).__name__}")]
+                [
+                    Problem(
+                        dotted(path[:1], self._known),
+                        "must be a value with a JSON form",
+                        f"found {type(value).__name__}",
+                    )
+                ]
             ) from error
         self.converted.append((path, value))
         return self.copy(form, path)
@@ -309,11 +362,12 @@ class Plain:
         raise ArgumentsInvalid([Problem(dotted(path[:1], self._known), message, detail or f"at {shown(dotted(path))}")])
 
 
-def at(value: Any, path: Sequence[str | int]) -> Any:
+def at(value: Any, path: Sequence[Any]) -> Any:
     """The part of a validated value at a path through mappings, lists and attributes; ``None`` when it is gone."""
     for step in path:
+        held: Any = value
         try:
-            value = value[step] if isinstance(value, (Mapping, list, tuple)) else getattr(value, str(step))
+            value = held[step] if isinstance(held, (dict, list, tuple)) else getattr(held, str(step))
         except (LookupError, AttributeError, TypeError):
             return None
     return value

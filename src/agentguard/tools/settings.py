@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 from agentguard import units
 from agentguard.domain.plans import EFFECTS, RISKS, Breaker, Retry, ToolSpec
@@ -56,7 +56,9 @@ def check_name(where: str, value: Any, what: str = "name") -> str:
 def _word(where: str, key: str, value: Any, known: Sequence[str]) -> str:
     if not isinstance(value, str) or value not in known:
         hint = did_you_mean(value, known) if isinstance(value, str) else ""
-        fail(where, "AG211", f"{key} must be one of {', '.join(known)}, not {shown(value)}{f' ({hint})' if hint else ''}")
+        fail(
+            where, "AG211", f"{key} must be one of {', '.join(known)}, not {shown(value)}{f' ({hint})' if hint else ''}"
+        )
     return value
 
 
@@ -128,6 +130,7 @@ def _parts(where: str, key: str, value: Mapping[Any, Any], known: Sequence[str])
 
 
 def _retry(where: str, key: str, value: Any) -> Retry:
+    retry: Retry
     if isinstance(value, Mapping):
         _parts(where, key, value, ("attempts", "wait", "max_wait", "jitter", "on"))
         fields: dict[str, Any] = {}
@@ -139,18 +142,21 @@ def _retry(where: str, key: str, value: Any) -> Retry:
         if "on" in value:
             on = value["on"]
             fields["on"] = tuple(on) if isinstance(on, (list, tuple)) else (on,)
-        value = Retry(**fields)
-    elif not isinstance(value, Retry):
-        value = Retry(attempts=_count(where, key, value, MAX_ATTEMPTS))
-    _count(where, f"{key}.attempts", value.attempts, MAX_ATTEMPTS)
+        retry = Retry(**fields)
+    elif isinstance(value, Retry):
+        retry = value
+    else:
+        retry = Retry(attempts=_count(where, key, value, MAX_ATTEMPTS))
+    _count(where, f"{key}.attempts", retry.attempts, MAX_ATTEMPTS)
     for name in ("wait_s", "max_wait_s", "jitter_s"):
-        _duration(where, f"{key}.{name}", getattr(value, name), zero=True)
-    if not value.on or not all(isinstance(item, type) and issubclass(item, Exception) for item in value.on):
-        fail(where, "AG211", f"{key}.on must be exception classes (subclasses of Exception), not {shown(value.on)}")
-    return value
+        _duration(where, f"{key}.{name}", getattr(retry, name), zero=True)
+    if not retry.on or not all(isinstance(item, type) and issubclass(item, Exception) for item in retry.on):
+        fail(where, "AG211", f"{key}.on must be exception classes (subclasses of Exception), not {shown(retry.on)}")
+    return retry
 
 
 def _breaker(where: str, key: str, value: Any) -> Breaker:
+    breaker: Breaker
     if isinstance(value, Mapping):
         _parts(where, key, value, ("failures", "reset"))
         fields: dict[str, Any] = {}
@@ -158,12 +164,14 @@ def _breaker(where: str, key: str, value: Any) -> Breaker:
             fields["failures"] = value["failures"]
         if "reset" in value:
             fields["reset_s"] = _duration(where, f"{key}.reset", value["reset"])
-        value = Breaker(**fields)
-    elif not isinstance(value, Breaker):
-        value = Breaker(failures=_count(where, key, value))
-    _count(where, f"{key}.failures", value.failures)
-    _duration(where, f"{key}.reset_s", value.reset_s)
-    return value
+        breaker = Breaker(**fields)
+    elif isinstance(value, Breaker):
+        breaker = value
+    else:
+        breaker = Breaker(failures=_count(where, key, value))
+    _count(where, f"{key}.failures", breaker.failures)
+    _duration(where, f"{key}.reset_s", breaker.reset_s)
+    return breaker
 
 
 def _trust(where: str, key: str, value: Any) -> dict[str, str]:
@@ -177,14 +185,14 @@ def _trust(where: str, key: str, value: Any) -> dict[str, str]:
 
 def _idempotency(where: str, key: str, value: Any) -> tuple[str, ...] | Callable[..., str]:
     if callable(value):
-        return value
+        return cast("Callable[..., str]", value)
     names = _labels(where, key, value)
     if not names:
         fail(where, "AG219", f"{key} must name at least one argument, or be a function of the arguments")
     return names
 
 
-def _sandbox(where: str, key: str, value: Any) -> NoReturn:
+def _sandbox(where: str, key: str, _: Any) -> NoReturn:
     fail(
         where,
         "AG221",
@@ -268,7 +276,12 @@ def check_spec(where: str, spec: ToolSpec, *, known: frozenset[str] | None, is_a
             "retry",
         )
     if not spec.audit and spec.effect not in ("pure", "read"):
-        fail(where, "AG213", f'audit can only be off for effect "pure" or "read", and this tool is {spec.effect}', "audit")
+        fail(
+            where,
+            "AG213",
+            f'audit can only be off for effect "pure" or "read", and this tool is {spec.effect}',
+            "audit",
+        )
     if spec.inline and spec.timeout_s is not None and not is_async:
         fail(
             where,
@@ -317,7 +330,7 @@ def tightened(where: str, spec: ToolSpec, changes: Mapping[str, Any]) -> dict[st
             "AG228",
             f"{key} would be loosened from {shown(declared)} to {shown(wanted)}; a file can only tighten what the "
             "decorator declares. Change the decorator",
-            key.split("[")[0],
+            key.split("[", maxsplit=1)[0],
         )
 
     for key, order in (("effect", EFFECTS), ("risk", RISKS)):

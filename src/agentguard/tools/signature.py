@@ -14,14 +14,14 @@ import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, TypeAlias, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, NotRequired, TypeAlias, Union, get_args, get_origin
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
-from pydantic.errors import PydanticUserError
+from pydantic.errors import PydanticInvalidForJsonSchema, PydanticUserError
 from pydantic.fields import FieldInfo
-from pydantic.json_schema import GenerateJsonSchema, PydanticInvalidForJsonSchema
-from pydantic_core import PydanticSerializationError, PydanticUndefined, to_json
-from typing_extensions import NotRequired, TypedDict
+from pydantic.json_schema import GenerateJsonSchema
+from pydantic_core import PydanticSerializationError, PydanticUndefined, SchemaValidator, from_json, to_json
+from typing_extensions import TypedDict
 
 from agentguard.domain.context import CallContext
 from agentguard.errors import ToolDefinitionError
@@ -57,7 +57,7 @@ _STABLE = _SCALARS | {
 class _Schemas(GenerateJsonSchema):
     """JSON Schemas without the titles that repeat each field's name."""
 
-    def field_title_should_be_set(self, schema: Any) -> bool:
+    def field_title_should_be_set(self, schema: Any) -> bool:  # noqa: ARG002 - the signature is pydantic's
         return False
 
 
@@ -242,14 +242,14 @@ def _stable(core: Any) -> bool:
 class SignatureInput:
     """Checks arguments against the parameters of a function."""
 
-    __slots__ = ("_adapter", "_count", "_defaults", "_flat", "_known", "_names", "_stable", "_validate", "schema")
+    __slots__ = ("_adapter", "_check", "_count", "_defaults", "_known", "_names", "_stable", "schema")
 
     def __init__(self, signature: Signature, where: str) -> None:
         fields = {p.name: p.hint if p.required else NotRequired[p.hint] for p in signature.parameters}
-        shape: Any = TypedDict("Arguments", fields)  # type: ignore[operator]  # built from data
+        make: Any = TypedDict  # type checkers want a literal
+        shape = make("Arguments", fields)
         shape.__pydantic_config__ = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
         self._adapter: TypeAdapter[dict[str, Any]] = _adapter(shape, where, "AG218")
-        self._validate = self._adapter.validator.validate_python
         self.schema: dict[str, Any] = _json_schema(self._adapter, "validation", where, "AG218")
         self.schema.pop("title", None)
         self._names = frozenset(fields)
@@ -269,14 +269,14 @@ class SignatureInput:
                     code="AG220",
                 )
         core = _arguments_core(self._adapter.core_schema)
-        self._flat = core is not None and all(_is_scalar(item["schema"]) for item in core["fields"].values())
-        self._stable = self._flat or _stable(self._adapter.core_schema)
+        self._stable = _stable(self._adapter.core_schema)
         self._known = property_names(self.schema)
         self._count = len(fields)
-        self._defaults: dict[str, Any] = {}
         self._defaults = self._read_defaults(signature, where)
         for name, value in self._defaults.items():
             properties[name]["default"] = value
+        flat = core is not None and all(_is_scalar(item["schema"]) for item in core["fields"].values())
+        self._check = self._scalars(core) if flat else self._through_json
 
     def _read_defaults(self, signature: Signature, where: str) -> dict[str, Any]:
         defaults: dict[str, Any] = {}
@@ -302,21 +302,25 @@ class SignatureInput:
         Raises:
             ArgumentsInvalid: They do not fit.
         """
-        if not self._flat:
-            return self._through_json(arguments)
-        try:
-            result: dict[str, Any] = self._validate(arguments)
-        except ValidationError as error:
-            raise ArgumentsInvalid(problems_of(error, self._known, self._names)) from None
-        if len(result) != self._count:
-            result = {**self._defaults, **result}
-        for value in result.values():
-            if value.__class__ is str:
-                if not value.isascii():
-                    _check_text(result)
-            elif value.__class__ is int and not -MAX_INT <= value <= MAX_INT:
-                Plain(instances=False, known=self._known).copy(result)
-        return Validated(result, result)
+        return self._check(arguments)
+
+    def _scalars(self, core: Any) -> Callable[[Mapping[str, Any]], Validated]:
+        """One pass through pydantic-core; only immutable values come out, so one dict serves for both."""
+        validate = SchemaValidator(_bounded(core)).validate_python
+        count, defaults = self._count, self._defaults
+        new: Any = tuple.__new__  # a NamedTuple's own constructor takes half a pass more
+
+        def check(arguments: Mapping[str, Any]) -> Validated:
+            try:
+                result = validate(arguments)
+            except ValidationError as error:
+                raise ArgumentsInvalid(problems_of(error, self._known, self._names)) from None
+            if len(result) != count:
+                result = {**defaults, **result}
+            validated: Validated = new(Validated, (result, result))
+            return validated
+
+        return check
 
     def _through_json(self, arguments: Mapping[str, Any]) -> Validated:
         if not isinstance(arguments, Mapping):
@@ -359,7 +363,9 @@ class SignatureInput:
         except ValidationError as error:
             raise ArgumentsInvalid(problems_of(error, self._known, self._names)) from None
         except Exception as error:  # validators and serializers of the tool's own types may raise anything
-            raise ArgumentsInvalid([Problem("", "cannot be read", f"{type(error).__name__}: {shown(error)}")]) from error
+            raise ArgumentsInvalid(
+                [Problem("", "cannot be read", f"{type(error).__name__}: {shown(error)}")]
+            ) from error
 
 
 def _arguments_core(core: Any) -> Any:
@@ -378,8 +384,23 @@ def _is_scalar(core: Mapping[str, Any]) -> bool:
     return core["type"] in _SCALARS
 
 
-def _check_text(values: Mapping[str, Any]) -> None:
-    Plain(instances=False, known=values.keys()).copy(values)
+def _bounded(core: Any) -> Any:
+    """Scalars that pydantic-core checks for what cannot be written down: lone surrogates and endless integers."""
+    kind = core["type"]
+    if kind == "typed-dict":
+        fields = {name: {**item, "schema": _bounded(item["schema"])} for name, item in core["fields"].items()}
+        return {**core, "fields": fields}
+    if kind == "nullable":
+        return {**core, "schema": _bounded(core["schema"])}
+    if kind == "str":  # any length bound makes it decode the text
+        return {"min_length": 0, **core}
+    if kind == "int":
+        return {
+            **({} if "lt" in core else {"le": MAX_INT}),
+            **({} if "gt" in core else {"ge": -MAX_INT}),
+            **core,
+        }
+    return core
 
 
 def _refuse_dropped(given: Any, effective: Any, known: frozenset[str], path: tuple[Any, ...] = ()) -> None:
@@ -405,8 +426,9 @@ class HintResult:
         if returns in (inspect.Signature.empty, Any, object, typing.NoReturn, typing.Never):
             return
         self._adapter = _adapter(returns, where, "AG223")
-        self.schema = _json_schema(self._adapter, "serialization", where, "AG223")
-        self.schema.pop("title", None)
+        schema: dict[str, Any] = _json_schema(self._adapter, "serialization", where, "AG223")
+        schema.pop("title", None)
+        self.schema = schema
 
     def check(self, value: Any) -> Output:
         """Check a result and write it as JSON.
@@ -443,8 +465,6 @@ class HintResult:
 
 def revived(text: str | bytes) -> Any:
     """The plain JSON value of a stored text."""
-    from pydantic_core import from_json
-
     return from_json(text, allow_inf_nan=False)
 
 
@@ -458,7 +478,7 @@ def written(value: Any, adapter: TypeAdapter[Any] | None = None) -> bytes:
         if adapter is None:
             text = to_json(value, inf_nan_mode="constants")
         else:
-            text = adapter.serializer.to_json(value, by_alias=True, warnings="error")
+            text = adapter.serializer.to_json(value, by_alias=True, warnings=False)
     except Exception as error:  # the value's own serializer may raise anything
         raise _unwritable(value, error) from error
     if b"NaN" in text or b"Infinity" in text:

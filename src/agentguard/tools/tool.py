@@ -26,7 +26,7 @@ from agentguard.tools.current import CURRENT
 from agentguard.tools.defining import digest_of
 from agentguard.tools.given import GivenInput, GivenResult
 from agentguard.tools.schema import ArgumentsInvalid, Input, Output, Problem, Result, Validated, shown, unknown_argument
-from agentguard.tools.settings import check_name, check_spec, completed, fail, read_settings
+from agentguard.tools.settings import check_name, check_spec, fail, read_settings
 from agentguard.tools.signature import HintResult, Injected, Signature, SignatureInput, read_signature
 
 P = ParamSpec("P")
@@ -108,7 +108,7 @@ class Tool:
         spec: ToolSpec,
         body: Callable[..., Any],
         *,
-        input: Input,  # noqa: A002 - it is what it is
+        input: Input,
         output: Result,
         function: Callable[..., Any] | None = None,
         public: Signature | None = None,
@@ -131,12 +131,12 @@ class Tool:
         self._public = public
         parameters = public.parameters if public else ()
         self._positional = tuple(p.name for p in parameters if p.positional)
-        self._names = (
-            None if public is None or public.variadic else frozenset(p.name for p in parameters if p.keyword)
-        )
+        self._names = None if public is None or public.variadic else frozenset(p.name for p in parameters if p.keyword)
 
     def __eq__(self, other: object) -> bool:
-        return self.is_same(other) and self.spec.digest == other.spec.digest if isinstance(other, Tool) else NotImplemented
+        return (
+            self.is_same(other) and self.spec.digest == other.spec.digest if isinstance(other, Tool) else NotImplemented
+        )
 
     def __hash__(self) -> int:
         return hash((self.spec.digest, id(self._function), id(self._instance)))
@@ -223,15 +223,13 @@ def is_coroutine_function(function: Any) -> bool:
     """Whether calling ``function`` gives a coroutine: functions, partials, methods and callable objects."""
     while isinstance(function, functools.partial):
         function = function.func
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
 
 
 def refuse_arguments(error: ArgumentsInvalid, call_id: str = "") -> InvalidArguments:
     """The refusal that invalid arguments end in."""
     return InvalidArguments(
-        Refused(
-            StopReason.INVALID_ARGUMENTS, None, error.message, detail=error.detail, call_id=call_id, code="AG604"
-        )
+        Refused(StopReason.INVALID_ARGUMENTS, None, error.message, detail=error.detail, call_id=call_id, code="AG604")
     )
 
 
@@ -279,7 +277,7 @@ def _check_function(where: str, function: Any) -> None:
     inner = function
     while isinstance(inner, functools.partial):
         inner = inner.func
-    for candidate in (inner, getattr(inner, "__call__", None)):
+    for candidate in (inner, type(inner).__call__):
         if inspect.isgeneratorfunction(candidate) or inspect.isasyncgenfunction(candidate):
             fail(
                 where,
@@ -497,7 +495,7 @@ def tool(
     inline: bool | None = None,
     audit: bool | None = None,
 ) -> Callable[[Callable[P, R]], Governed[P, R]]: ...
-def tool(fn: Callable[..., Any] | None = None, /, *, name: str | None = None, **settings: Any) -> Any:
+def tool(fn: Callable[..., Any] | None = None, /, *, name: str | None = None, **settings: Any) -> Any:  # noqa: D417 - the overloads name them
     """Put a function or method behind the gateway.
 
     The result is called like the function and keeps its signature, hints, docstring and colour. The call is
