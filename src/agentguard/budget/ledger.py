@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Final
 
 from agentguard.domain.decisions import StopReason
 from agentguard.domain.usage import (
@@ -29,6 +31,8 @@ from agentguard.domain.usage import (
     Shortfall,
     Window,
 )
+
+_MINUTE_NS: Final = 60 * NANO
 
 
 @dataclass(slots=True)
@@ -74,7 +78,13 @@ def account_key(meter: Meter, now_ns: int) -> str:
 
 def window_start(per: Window, now_ns: int) -> str:
     """Start of the window that contains ``now_ns``, for example ``2026-11-20T14`` for an hour."""
-    moment = datetime.fromtimestamp(now_ns // NANO, UTC)
+    return _window_text(per, now_ns // _MINUTE_NS)
+
+
+@lru_cache(maxsize=64)
+def _window_text(per: Window, minute: int) -> str:
+    # Every window begins with a minute, so this is asked anew once a minute and not for every call.
+    moment = datetime.fromtimestamp(minute * 60, UTC)
     pattern = {"minute": "%Y-%m-%dT%H:%M", "hour": "%Y-%m-%dT%H", "day": "%Y-%m-%d", "month": "%Y-%m"}[per]
     return moment.strftime(pattern)
 

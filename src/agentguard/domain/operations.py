@@ -432,7 +432,7 @@ class EndRun(Operation["RunOpened"]):
 
 @dataclass(frozen=True, slots=True)
 class GetState(Operation["StateEntry | None"]):
-    """Read one key of the state shared by a run and its children; ``run_id`` is the root run's."""
+    """Read one key of the state shared by everything below the same root run."""
 
     tenant: str
     run_id: str
@@ -441,7 +441,7 @@ class GetState(Operation["StateEntry | None"]):
 
 @dataclass(frozen=True, slots=True)
 class ListState(Operation["tuple[StateEntry, ...]"]):
-    """The whole shared state, sorted by key."""
+    """The whole state that a run shares, sorted by key."""
 
     tenant: str
     run_id: str
@@ -451,7 +451,7 @@ class ListState(Operation["tuple[StateEntry, ...]"]):
 class PutState(Operation["StateEntry"]):
     """Write one key if its version is ``expected`` (0: it must not exist). Raises ``StoreConflict``.
 
-    ``writer`` is the run that writes; the change goes into its audit chain."""
+    The change goes into the audit chain of the run that writes, ``run_id``."""
 
     tenant: str
     run_id: str
@@ -459,7 +459,6 @@ class PutState(Operation["StateEntry"]):
     value: Any
     expected: int
     by: str
-    writer: str
 
 
 # --- audit ---------------------------------------------------------------------------------------

@@ -36,6 +36,8 @@ CALL_TRANSITIONS: Final[frozenset[tuple[CallStatus | None, CallStatus]]] = froze
         ("running", "ambiguous"),
         ("running", "refused"),  # admitted, but the body never started
         ("running", "running"),  # lease lost, and the tool may be repeated
+        ("running", "pending"),  # the same, but a person has to agree again
+        ("ambiguous", "pending"),
         ("ambiguous", "running"),  # the tool may be repeated, or a probe found that it never happened
         ("ambiguous", "succeeded"),
         ("ambiguous", "failed"),

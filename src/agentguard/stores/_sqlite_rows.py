@@ -353,7 +353,9 @@ class SqliteTables:
 
     def approvals(self, wanted: ApprovalFilter) -> list[ApprovalRequest]:
         self._settle()
-        where, values = _conditions(tenant=wanted.tenant, run_id=wanted.run_id, tool=wanted.tool)
+        # A stored status changes by itself only into "expired".
+        status = None if wanted.status == "expired" else wanted.status
+        where, values = _conditions(tenant=wanted.tenant, run_id=wanted.run_id, tool=wanted.tool, status=status)
         found = self._db.execute(f"SELECT request FROM approvals{where} ORDER BY n", values)
         return [routing.from_json(columns[0]) for columns in found.fetchall()]
 
@@ -383,6 +385,10 @@ class SqliteTables:
         sql = "SELECT scope, tenant, value, reason, by, at FROM switches WHERE scope = ? AND tenant = ? AND value = ?"
         found = self._one(sql, *key)
         return None if found is None else Switch(*found)
+
+    def switched(self) -> bool:
+        shelf = self._switches
+        return not shelf.complete or bool(shelf.known) or bool(shelf.live)
 
     def switch(self, scope: str, tenant: str, value: str) -> Switch | None:
         return self._switches.get((scope, tenant, value))

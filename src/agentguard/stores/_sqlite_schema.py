@@ -135,7 +135,7 @@ def file_system(folder: str, table: str = "/proc/self/mountinfo") -> str:
         point = fields[4]
         for code, char in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
             point = point.replace(code, char)
-        inside = point == "/" or folder == point or folder.startswith(point + "/")
+        inside = point in ("/", folder) or folder.startswith(point + "/")
         if inside and len(point) >= len(best):
             best, kind = point, right.split(" ")[0]
     return kind

@@ -126,12 +126,22 @@ def _plain(value: Any) -> Any:
 
 def run_row(opened: RunRecord, columns: tuple[Any, ...]) -> RunRow:
     """A run from its columns, ``opened`` read already."""
+    version, active, pending, paused_ns, paused_at, seq, head, last_call, repeats, ended_at = columns[4:14]
     return RunRow(
         opened,
         tuple(_decode(columns[1])),
         columns[2],
         tuple(_decode(columns[3])),
-        *columns[4:14],
+        version,
+        active,
+        pending,
+        paused_ns,
+        paused_at,
+        seq,
+        head,
+        last_call,
+        repeats,
+        ended_at,
         None if columns[14] is None else StopReason(columns[14]),
         None if columns[15] is None else _decode(columns[15]),
     )
@@ -188,8 +198,6 @@ def call_values(row: CallRow) -> tuple[Any, ...]:
 def copy_call(row: CallRow) -> CallRow:
     """The same call as an object of its own."""
     return CallRow(*call_values(row))
-
-
 
 
 def copy_account(account: Account) -> Account:

@@ -10,8 +10,10 @@ import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, TypeVar, cast
 
+from agentguard.approval.text import own
 from agentguard.budget.ledger import Account, Hold
 from agentguard.domain.approvals import ApprovalRequest, Grant
 from agentguard.domain.events import AuditRecord
@@ -37,11 +39,15 @@ class _Tables:
         self._keep_runs = keep_runs
         self._runs: dict[tuple[str, str], RunRow] = {}
         self._ended: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self._below: dict[tuple[str, str], int] = {}  # runs below a run that have not ended
         self._calls: dict[tuple[str, str], CallRow] = {}
-        self._calls_of: dict[tuple[str, str], list[CallRow]] = {}
+        self._calls_of: dict[tuple[str, str], dict[str, int]] = {}  # keys of a run's calls, each with its number
+        self._run_of: dict[tuple[str, str], str] = {}
+        self._number = 0
         self._running: dict[tuple[str, str], dict[str, CallRow]] = {}
         self._accounts: dict[str, Account] = {}
         self._holds: dict[str, Hold] = {}
+        self._settled: OrderedDict[str, Hold] = OrderedDict()  # holds of no account; see transitions
         self._approvals: dict[str, ApprovalRequest] = {}
         self._grants: dict[tuple[str, str], Grant] = {}
         self._switches: dict[tuple[str, str, str], Switch] = {}
@@ -79,31 +85,62 @@ class _Tables:
     def put_run(self, row: RunRow) -> None:
         context = row.opened.context
         key = (context.tenant, context.run_id)
-        self._runs[key] = row
-        if row.status in RUN_ENDED:
+        if key not in self._runs:
+            self._runs[key] = row
+            for run_id in row.lineage[1:]:
+                self._below[context.tenant, run_id] = self._below.get((context.tenant, run_id), 0) + 1
+        if row.status in RUN_ENDED and key not in self._ended:
             self._ended[key] = None
+            for run_id in row.lineage[1:]:
+                self._below[context.tenant, run_id] -= 1
             if len(self._ended) > self._keep_runs:
-                self._forget(self._ended.popitem(last=False)[0])
+                self._forget_oldest()
 
-    def _forget(self, key: tuple[str, str]) -> None:
-        self._runs.pop(key, None)
+    def _forget_oldest(self) -> None:
+        key, _ = self._ended.popitem(last=False)
+        if self._below.get(key):
+            # Runs below it still charge its accounts; forgotten accounts would be full again.
+            self._ended[key] = None
+            return
+        self._below.pop(key, None)
+        row = self._runs.pop(key)
         self._records.pop(key, None)
         self._states.pop(key, None)
-        for row in self._calls_of.pop(key, ()):
-            self._calls.pop((row.tenant, row.key), None)
+        for call_key in self._calls_of.pop(key, ()):
+            call = self._calls.pop((key[0], call_key))
+            self._run_of.pop((key[0], call_key))
+            self._running.get((call.tenant, call.tool), {}).pop(call_key, None)
+            if call.approval_id is not None:
+                self._approvals.pop(call.approval_id, None)
+        if len(row.lineage) == 1:
+            for meter in row.opened.meters:
+                if meter.scope == "run":
+                    self._accounts.pop(meter.account, None)
 
     def call(self, tenant: str, key: str) -> CallRow | None:
         return self._calls.get((tenant, key))
 
     def calls(self, tenant: str, run_id: str) -> list[CallRow]:
-        return list(self._calls_of.get((tenant, run_id), ()))
+        numbers = self._calls_of.get((tenant, run_id), {})
+        return [self._calls[tenant, key] for key in sorted(numbers, key=numbers.__getitem__)]
 
     def put_call(self, row: CallRow) -> None:
         key = (row.tenant, row.key)
-        if key not in self._calls:
-            self._calls[key] = row
-            self._calls_of.setdefault((row.tenant, row.run_id), []).append(row)
-        running = self._running.setdefault((row.tenant, row.tool), {})
+        was = self._run_of.get(key)
+        if was != row.run_id:
+            if was is None:
+                self._calls[key] = row
+                number = self._number = self._number + 1
+            else:
+                number = self._calls_of[row.tenant, was].pop(row.key)
+            self._run_of[key] = row.run_id
+            mine = self._calls_of.get((row.tenant, row.run_id))
+            if mine is None:
+                mine = self._calls_of[row.tenant, row.run_id] = {}
+            mine[row.key] = number
+        running = self._running.get((row.tenant, row.tool))
+        if running is None:
+            running = self._running[row.tenant, row.tool] = {}
         if row.status == "running":
             running[row.key] = row
         else:
@@ -123,23 +160,31 @@ class _Tables:
         pass  # rows are live objects here
 
     def hold(self, key: str) -> Hold | None:
-        return self._holds.get(key)
+        return self._holds.get(key) or self._settled.get(key)
 
     def put_hold(self, hold: Hold) -> None:
-        self._holds[hold.key] = hold
+        if hold.accounts:
+            self._holds[hold.key] = hold
+            return
+        self._holds.pop(hold.key, None)
+        self._settled[hold.key] = hold
+        while next(iter(self._settled.values())).lease_until <= self.now:
+            self._settled.popitem(last=False)
 
     def drop_hold(self, key: str) -> None:
-        self._holds.pop(key, None)
+        if self._holds.pop(key, None) is None:
+            self._settled.pop(key, None)
 
     def lapsed_holds(self) -> list[Hold]:
         return [hold for hold in self._holds.values() if hold.lease_until <= self.now]
 
     def approval(self, approval_id: str) -> ApprovalRequest | None:
-        return self._approvals.get(approval_id)
+        request = self._approvals.get(approval_id)
+        return None if request is None else _own_request(request)
 
     def approvals(self, wanted: ApprovalFilter) -> list[ApprovalRequest]:
         return [
-            request
+            _own_request(request)
             for request in self._approvals.values()
             if wanted.tenant in (None, request.tenant)
             and wanted.run_id in (None, request.run_id)
@@ -147,16 +192,21 @@ class _Tables:
         ]
 
     def put_approval(self, request: ApprovalRequest) -> None:
-        self._approvals[request.id] = request
+        self._approvals[request.id] = _own_request(request)
 
     def grant(self, tenant: str, digest: str) -> Grant | None:
         return self._grants.get((tenant, digest))
 
     def put_grant(self, grant: Grant) -> None:
+        if len(self._grants) >= self._keep_runs:
+            self._grants = {key: one for key, one in self._grants.items() if self.now < one.expires_at}
         self._grants[grant.tenant, grant.digest] = grant
 
+    def switched(self) -> bool:
+        return bool(self._switches)
+
     def switch(self, scope: str, tenant: str, value: str) -> Switch | None:
-        return self._switches.get((scope, tenant, value)) if self._switches else None
+        return self._switches.get((scope, tenant, value))
 
     def switches(self, tenant: str | None) -> list[Switch]:
         return [s for s in self._switches.values() if tenant is None or s.tenant in ("", tenant)]
@@ -177,16 +227,28 @@ class _Tables:
         return self._records.get((tenant, run_id), [])[after : after + limit]
 
     def state(self, tenant: str, run_id: str, key: str) -> StateEntry | None:
-        return self._states.get((tenant, run_id), {}).get(key)
+        entry = self._states.get((tenant, run_id), {}).get(key)
+        return None if entry is None else replace(entry, value=own(entry.value))
 
     def states(self, tenant: str, run_id: str) -> list[StateEntry]:
-        return [entry for _, entry in sorted(self._states.get((tenant, run_id), {}).items())]
+        return [replace(e, value=own(e.value)) for _, e in sorted(self._states.get((tenant, run_id), {}).items())]
 
     def put_state(self, tenant: str, run_id: str, entry: StateEntry) -> None:
         self._states.setdefault((tenant, run_id), {})[entry.key] = entry
 
     def describe(self) -> Mapping[str, Any]:
         return {"kind": "memory", "durable": False, "runs": len(self._runs), "processes": 1}
+
+
+def _own_request(request: ApprovalRequest) -> ApprovalRequest:
+    # What a caller does to the values of a request must not reach the one that is kept.
+    return replace(
+        request,
+        arguments=own(request.arguments),
+        proposed=own(request.proposed),
+        edited=own(request.edited),
+        extra=own(request.extra),
+    )
 
 
 class MemoryStore:
@@ -209,10 +271,7 @@ class MemoryStore:
         if hasattr(os, "register_at_fork"):
             # A lock held by another thread at fork time would stay locked in the child for ever.
             this = weakref.ref(self)
-            os.register_at_fork(after_in_child=lambda: (store := this()) and store._forked())
-
-    def _forked(self) -> None:
-        self._lock = threading.Lock()
+            os.register_at_fork(after_in_child=lambda: _forked(this))
 
     def perform(self, operation: Operation[T]) -> T:
         """Carry out one operation.
@@ -241,3 +300,9 @@ class MemoryStore:
     def close(self) -> None:
         """Refuse further operations."""
         self._closed = True
+
+
+def _forked(this: weakref.ref[MemoryStore]) -> None:
+    store = this()
+    if store is not None:
+        store._lock = threading.Lock()

@@ -115,8 +115,11 @@ class CallRow:
 
 
 class Transaction(Protocol):
-    """One transaction of a store. Getters return the store's current row or ``None``; a row that was changed
-    must be given to the matching ``put_...``. Everything becomes visible together or not at all."""
+    """One transaction of a store.
+
+    Getters return the store's current row or ``None``, and within one operation the same object for the same
+    row; a row that was changed must be given to the matching ``put_...``. Everything becomes visible together or
+    not at all."""
 
     now: int
     """The store's time at the start of the transaction, ns since the epoch."""
@@ -186,7 +189,11 @@ class Transaction(Protocol):
         ...
 
     def approvals(self, wanted: ApprovalFilter) -> list[ApprovalRequest]:
-        """Requests that match, oldest first, without regard to expiry."""
+        """Requests that match tenant, run and tool, oldest first, as they were put.
+
+        ``limit`` and ``role`` are for the caller to apply, and ``status`` too, which changes with time; a store
+        may leave out requests that cannot come to have that status: ``pending`` ones have it already, ``expired``
+        ones may still be ``pending`` or ``approved``, every other status stays."""
         ...
 
     def put_approval(self, request: ApprovalRequest) -> None:
@@ -199,6 +206,10 @@ class Transaction(Protocol):
 
     def put_grant(self, grant: Grant) -> None:
         """Insert or replace."""
+        ...
+
+    def switched(self) -> bool:
+        """``False`` when no kill switch at all is on, which saves looking for each."""
         ...
 
     def switch(self, scope: str, tenant: str, value: str) -> Switch | None:

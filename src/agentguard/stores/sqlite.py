@@ -106,9 +106,9 @@ class SqliteStore:
         self._at_exit = _AtExit(this)
         atexit.register(self._at_exit)
         os.register_at_fork(
-            before=lambda: (store := this()) and store._before_fork(),
-            after_in_parent=lambda: (store := this()) and store._after_fork_in_parent(),
-            after_in_child=lambda: (store := this()) and store._after_fork_in_child(),
+            before=lambda: _at_fork(this, SqliteStore._before_fork),
+            after_in_parent=lambda: _at_fork(this, SqliteStore._after_fork_in_parent),
+            after_in_child=lambda: _at_fork(this, SqliteStore._after_fork_in_child),
         )
 
     # --- the protocol ----------------------------------------------------------------------------
@@ -392,6 +392,12 @@ class _AtExit:
         store = self._store()
         if store is not None:
             store.close()
+
+
+def _at_fork(this: weakref.ref[SqliteStore], step: Callable[[SqliteStore], None]) -> None:
+    store = this()
+    if store is not None:
+        step(store)
 
 
 def _settle(group: list[Ticket]) -> None:

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, assert_never
+from typing import Any, Final, assert_never
 
+from agentguard import canonical
 from agentguard.approval import routing
+from agentguard.approval.text import own
 from agentguard.audit.records import seal
 from agentguard.budget import ledger
 from agentguard.domain.approvals import ApprovalRequest
@@ -60,10 +62,15 @@ from agentguard.domain.operations import (
     Waiting,
 )
 from agentguard.domain.runs import RunRecord, StateEntry, Switch
-from agentguard.domain.usage import Amounts, BudgetLine, BudgetWarning, Meter, Shortfall
+from agentguard.domain.usage import NANO, Amounts, BudgetLine, BudgetWarning, Meter, Shortfall
 from agentguard.errors import ApprovalError, StoreConflict
 from agentguard.runs.lifecycle import RUN_ENDED, call_may, run_may
 from agentguard.stores.rows import CallRow, RunRow, Transaction
+
+_SETTLED: Final[Amounts] = (("settled", 1),)
+"""Marks a hold, without accounts, as the memory of one that was settled: the second settlement changes nothing."""
+
+_REMEMBER_NS: Final = 24 * 3600 * NANO
 
 
 def perform(tx: Transaction, operation: Operation[Any]) -> Any:
@@ -121,7 +128,7 @@ def _read(tx: Transaction, operation: Operation[Any]) -> Any:
             return routing.as_of(request, tx.now)
         case ListApprovals(wanted):
             # Status is applied after expiry, so a stored "pending" that ran out is not listed as pending.
-            found = (routing.as_of(r, tx.now) for r in tx.approvals(replace(wanted, status=None, role=None)))
+            found = (routing.as_of(r, tx.now) for r in tx.approvals(wanted))
             kept = [
                 r
                 for r in found
@@ -136,9 +143,9 @@ def _read(tx: Transaction, operation: Operation[Any]) -> Any:
         case ReadAudit(tenant, run_id, after, limit):
             return tuple(tx.records(tenant, run_id, after, limit))
         case GetState(tenant, run_id, key):
-            return tx.state(tenant, run_id, key)
+            return tx.state(tenant, _root(tx, tenant, run_id), key)
         case ListState(tenant, run_id):
-            return tuple(tx.states(tenant, run_id))
+            return tuple(tx.states(tenant, _root(tx, tenant, run_id)))
         case ListSwitches(tenant):
             return tuple(tx.switches(tenant))
         case Describe():
@@ -191,6 +198,8 @@ def _switched(tx: Transaction, op: Begin | OpenRun | Reserve, run: RunRow | None
         tenant, agent, user = op.tenant, op.agent, op.user
         tool = op.tool if isinstance(op, Begin) else None
         lineage = () if run is None else run.lineage
+    if not tx.switched():
+        return None
     found = tx.switch("everything", "", "") or tx.switch("tenant", tenant, "")
     for scope, value in (("agent", agent), ("user", user), ("tool", tool)):
         if found is None and value:
@@ -244,19 +253,29 @@ def _out_of_time(tx: Transaction, run: RunRow) -> Turned | None:
     return Turned(StopReason.BUDGET_TIME, f"The time of run {run.opened.context.run_id} is used up.")
 
 
-def _short(tx: Transaction, meters: tuple[Meter, ...], amounts: Amounts) -> Shortfall | None:
+def _accounts(tx: Transaction, meters: tuple[Meter, ...]) -> list[ledger.Account]:
+    now = tx.now
+    return [tx.account(meter.account if meter.per is None else ledger.account_key(meter, now)) for meter in meters]
+
+
+def _short(
+    tx: Transaction, meters: tuple[Meter, ...], accounts: list[ledger.Account], amounts: Amounts
+) -> Shortfall | None:
     """The first limit in the way; holds of dead processes are given back before the answer is no."""
-    for attempt in (1, 2):
-        for meter in meters:
-            if meter.limits:
-                short = ledger.shortfall(meter, tx.account(ledger.account_key(meter, tx.now)), amounts)
-                if short is not None:
-                    break
-        else:
-            return None
-        if attempt == 2 or not release_lapsed(tx):
-            return short
-    raise AssertionError("unreachable")
+    short = _first_short(meters, accounts, amounts)
+    # Releasing changes these very accounts: a transaction hands out one object per row.
+    if short is not None and release_lapsed(tx):
+        short = _first_short(meters, accounts, amounts)
+    return short
+
+
+def _first_short(meters: tuple[Meter, ...], accounts: list[ledger.Account], amounts: Amounts) -> Shortfall | None:
+    for meter, account in zip(meters, accounts, strict=True):
+        if meter.limits:
+            short = ledger.shortfall(meter, account, amounts)
+            if short is not None:
+                return short
+    return None
 
 
 def release_lapsed(tx: Transaction) -> int:
@@ -271,37 +290,47 @@ def release_lapsed(tx: Transaction) -> int:
     return len(lapsed)
 
 
-def _hold(tx: Transaction, key: str, meters: tuple[Meter, ...], amounts: Amounts, until: int) -> list[BudgetWarning]:
+def _hold_key(tenant: str, key: str) -> str:
+    # The keys of two tenants may be equal; their holds must not be.
+    return f"{len(tenant)}:{tenant}{key}"
+
+
+def _hold(
+    tx: Transaction,
+    tenant: str,
+    key: str,
+    meters: tuple[Meter, ...],
+    accounts: list[ledger.Account],
+    amounts: Amounts,
+    until: int,
+) -> list[BudgetWarning]:
     warnings: list[BudgetWarning] = []
-    keys = []
-    for meter in meters:
-        account = tx.account(ledger.account_key(meter, tx.now))
+    for meter, account in zip(meters, accounts, strict=True):
         ledger.hold(account, amounts)
         if meter.warn_at is not None:
             warnings += ledger.crossings(meter, account, amounts)
         tx.put_account(account)
-        keys.append(account.key)
-    tx.put_hold(ledger.Hold(key, tuple(keys), amounts, until))
+    tx.put_hold(ledger.Hold(_hold_key(tenant, key), tuple([account.key for account in accounts]), amounts, until))
     return warnings
 
 
-def _unhold(tx: Transaction, key: str) -> ledger.Hold | None:
-    hold = tx.hold(key)
+def _unhold(tx: Transaction, tenant: str, key: str) -> ledger.Hold | None:
+    hold = tx.hold(_hold_key(tenant, key))
     if hold is not None:
         for account_key in hold.accounts:
             account = tx.account(account_key)
             ledger.release(account, hold.amounts)
             tx.put_account(account)
-        tx.drop_hold(key)
+        tx.drop_hold(hold.key)
     return hold
 
 
 def _spend(
-    tx: Transaction, key: str, meters: tuple[Meter, ...], amounts: Amounts
+    tx: Transaction, tenant: str, key: str, meters: tuple[Meter, ...], amounts: Amounts
 ) -> tuple[list[BudgetWarning], list[Shortfall]]:
     """Settle the hold of ``key`` (if it is still there) with ``amounts``: into the accounts that held it, so
     that a call which began before midnight is charged to the day it began in."""
-    hold = tx.hold(key)
+    hold = tx.hold(_hold_key(tenant, key))
     keys = hold.accounts if hold is not None else tuple(ledger.account_key(m, tx.now) for m in meters)
     warnings: list[BudgetWarning] = []
     over: list[Shortfall] = []
@@ -318,7 +347,7 @@ def _spend(
                 warnings += ledger.crossings(meter, account, amounts)
         tx.put_account(account)
     if hold is not None:
-        tx.drop_hold(key)
+        tx.drop_hold(hold.key)
     return warnings, over
 
 
@@ -346,7 +375,7 @@ def begin(tx: Transaction, op: Begin) -> Admission:
         if known is not None:
             return known
     elif op.max_repeats is not None and op.fingerprint:
-        looping = _looping(tx, op, run)
+        looping = _looping(op, run)
         if looping is not None:
             return looping
     if run.status in RUN_ENDED:
@@ -365,8 +394,9 @@ def begin(tx: Transaction, op: Begin) -> Admission:
             StopReason.CONCURRENCY, f"{op.tool} already runs {op.concurrency} times, its limit.", retryable=True
         )
     # The hold of an earlier start that may be repeated must not stand in its own way.
-    released = _unhold(tx, op.key) if row is not None and row.status in ("running", "ambiguous") else None
-    short = _short(tx, op.meters, op.amounts)
+    released = _unhold(tx, op.tenant, op.key) if row is not None and row.status in ("running", "ambiguous") else None
+    accounts = _accounts(tx, op.meters)
+    short = _short(tx, op.meters, accounts, op.amounts)
     if short is not None:
         if released is not None:
             _rehold(tx, released)
@@ -376,13 +406,18 @@ def begin(tx: Transaction, op: Begin) -> Admission:
     records: list[AuditRecord] = []
     approval_id = None
     if op.approval is not None:
-        gate = _approval(tx, op, op.approval, run, row, records)
+        try:
+            gate = _approval(tx, op, op.approval, run, row, records)
+        except Exception:
+            if released is not None:
+                _rehold(tx, released)
+            raise
         if not isinstance(gate, str):
             return gate
         approval_id = gate
     elif row is not None and row.status == "pending" and row.approval_id is not None:
         _supersede(tx, run, row.approval_id, records)
-    return _start(tx, op, run, row, approval_id, records)
+    return _start(tx, op, run, row, accounts, approval_id, records)
 
 
 def _rehold(tx: Transaction, hold: ledger.Hold) -> None:
@@ -394,21 +429,32 @@ def _rehold(tx: Transaction, hold: ledger.Hold) -> None:
 
 
 def _start(
-    tx: Transaction, op: Begin, run: RunRow, row: CallRow | None, approval_id: str | None, records: list[AuditRecord]
+    tx: Transaction,
+    op: Begin,
+    run: RunRow,
+    row: CallRow | None,
+    accounts: list[ledger.Account],
+    approval_id: str | None,
+    records: list[AuditRecord],
 ) -> Proceed:
-    was = row.status if row is not None else None
     _move(row, "running")
+    seq = 0
+    if op.event is not None:
+        event = op.event
+        if approval_id is not None:
+            event = Event(event.kind, {**event.facts, "approval": approval_id}, event.body)
+        record = _record(tx, run, event)
+        seq = record.seq
+        records.append(record)
     _wake(tx, run)
-    warnings = _hold(tx, op.key, op.meters, op.amounts, tx.now + op.lease_ns)
-    if was == "pending":
-        run.pending = max(run.pending - 1, 0)
-    if was != "running":
-        run.active += 1
-    elif row is not None and row.run_id != op.run_id:
-        _hand_over(tx, row, run)
-    fence = 1 if row is None else row.fence + 1
     lease_until = tx.now + op.lease_ns
+    warnings = _hold(tx, op.tenant, op.key, op.meters, accounts, op.amounts, lease_until)
+    if row is not None:
+        _vacate(tx, row, run)
+    run.active += 1
+    fence = 1 if row is None else row.fence + 1
     if row is None:
+        _count(op, run)
         row = CallRow(
             op.tenant,
             op.run_id,
@@ -429,7 +475,8 @@ def _start(
         row.status = "running"
         row.run_id = op.run_id
         row.call_id = op.call_id
-        row.fingerprint = op.fingerprint or row.fingerprint
+        if op.edit_of is None:  # an edit does not change what the caller asks for when it calls again
+            row.fingerprint = op.fingerprint or row.fingerprint
         row.fence = fence
         row.lease_until = lease_until
         row.started_at = tx.now
@@ -437,33 +484,35 @@ def _start(
         row.outcome = None
         row.approval_id = approval_id
     tx.put_call(row)
-    seq = 0
-    if op.event is not None:
-        event = op.event
-        if approval_id is not None:
-            event = Event(event.kind, {**event.facts, "approval": approval_id}, event.body)
-        record = _record(tx, run, event)
-        seq = record.seq
-        records.append(record)
     if warnings:
         records += _warn(tx, run, warnings)
     tx.put_run(run)
     return Proceed(fence, tx.now, _deadline(tx, run), approval_id, tuple(warnings), tuple(records), seq)
 
 
-def _hand_over(tx: Transaction, row: CallRow, run: RunRow) -> None:
-    """A lost call of another run (same idempotency key) goes on in this one."""
-    owner = tx.run(row.tenant, row.run_id)
-    if owner is not None:
+def _vacate(tx: Transaction, row: CallRow, run: RunRow) -> None:
+    """Take a call off the counters of the run it was started in: with an idempotency key that may be another."""
+    owner = run if row.run_id == run.opened.context.run_id else tx.run(row.tenant, row.run_id)
+    if owner is None:
+        return
+    if row.status == "running":
         owner.active = max(owner.active - 1, 0)
+    elif row.status == "pending":
+        owner.pending = max(owner.pending - 1, 0)
+    if owner is not run:
+        _rest(tx, owner)
         tx.put_run(owner)
-    run.active += 1
 
 
 def _known_call(tx: Transaction, op: Begin, run: RunRow, row: CallRow) -> Admission | None:
     """What an earlier call with the same key means for this one; ``None``: go on."""
+    edited = op.edit_of is not None and op.edit_of == row.approval_id
     if row.tool != op.tool or (
-        row.status != "refused" and op.fingerprint and row.fingerprint and row.fingerprint != op.fingerprint
+        row.status != "refused"
+        and not edited
+        and op.fingerprint
+        and row.fingerprint
+        and row.fingerprint != op.fingerprint
     ):
         return Turned(
             StopReason.IDEMPOTENCY_CONFLICT,
@@ -476,38 +525,43 @@ def _known_call(tx: Transaction, op: Begin, run: RunRow, row: CallRow) -> Admiss
         tx.put_run(run)
         return Replayed(row.record(), (record,))
     if row.status == "running" and tx.now < row.lease_until:
-        return Turned(
-            StopReason.IDEMPOTENCY_CONFLICT, f"Call {op.call_id} is running right now.", retryable=True
-        )
+        return Turned(StopReason.IDEMPOTENCY_CONFLICT, f"Call {op.call_id} is running right now.", retryable=True)
     if op.rerun or row.status not in ("running", "ambiguous"):
         return None
     records: tuple[AuditRecord, ...] = ()
     if row.status == "running":
         row.status = "ambiguous"
-        _unhold(tx, row.key)
+        _unhold(tx, row.tenant, row.key)
         owner = run if row.run_id == op.run_id else tx.run(row.tenant, row.run_id)
         if owner is not None:
             owner.active = max(owner.active - 1, 0)
-            facts = {"call": row.call_id, "key": row.key, "reason": "lease_lost", "status": "ambiguous", "tool": row.tool}
+            facts = {
+                "call": row.call_id,
+                "key": row.key,
+                "reason": "lease_lost",
+                "status": "ambiguous",
+                "tool": row.tool,
+            }
             records = (_record(tx, owner, Event("call.outcome", facts)),)
             tx.put_run(owner)
         tx.put_call(row)
     return Unresolved(row.record(), records)
 
 
-def _looping(tx: Transaction, op: Begin, run: RunRow) -> Turned | None:
-    if run.last_call == op.fingerprint:
-        if op.max_repeats is not None and run.repeats >= op.max_repeats:
-            return Turned(
-                StopReason.LOOP_DETECTED,
-                f"{op.tool} was called {run.repeats} times in a row with the same arguments; the limit is {op.max_repeats}.",
-            )
-        run.repeats += 1
-    else:
+def _looping(op: Begin, run: RunRow) -> Turned | None:
+    if op.max_repeats is None or run.last_call != op.fingerprint or run.repeats < op.max_repeats:
+        return None
+    return Turned(
+        StopReason.LOOP_DETECTED,
+        f"{op.tool} was called {run.repeats} times in a row with the same arguments; the limit is {op.max_repeats}.",
+    )
+
+
+def _count(op: Begin, run: RunRow) -> None:
+    """Count a call that was admitted or suspended for the first time; one that is tried again counts once."""
+    if op.max_repeats is not None and op.fingerprint:
+        run.repeats = run.repeats + 1 if run.last_call == op.fingerprint else 1
         run.last_call = op.fingerprint
-        run.repeats = 1
-    tx.put_run(run)
-    return None
 
 
 def _approval(
@@ -522,6 +576,8 @@ def _approval(
     request = None
     if row is not None and row.approval_id is not None and row.status in ("pending", "refused"):
         request = tx.approval(row.approval_id)
+        if request is not None and (request.call_key != op.key or request.tenant != op.tenant):
+            request = None  # a standing approval that was given for another call
         if request is not None:
             request = _expire(tx, run, request, records)
     if request is not None:
@@ -557,12 +613,13 @@ def _approval(
         row = CallRow(
             op.tenant, op.run_id, op.key, op.call_id, op.tool, "pending", op.fingerprint, 0, op.effect, 0, tx.now
         )
-        run.pending += 1
+        _count(op, run)
     else:
-        if row.status != "pending":
-            run.pending += 1
+        _vacate(tx, row, run)  # one that was lost and may be repeated needs a person's word again, too
         row.status = "pending"
+        row.run_id = op.run_id
         row.fingerprint = op.fingerprint or row.fingerprint
+    run.pending += 1
     row.approval_id = opened.id
     tx.put_call(row)
     facts = {
@@ -581,9 +638,7 @@ def _approval(
     return Waiting(opened, tuple(records), created=True)
 
 
-def _expire(
-    tx: Transaction, run: RunRow, request: ApprovalRequest, records: list[AuditRecord]
-) -> ApprovalRequest:
+def _expire(tx: Transaction, run: RunRow, request: ApprovalRequest, records: list[AuditRecord]) -> ApprovalRequest:
     current = routing.as_of(request, tx.now)
     if current.status == "expired" and request.status != "expired":
         tx.put_approval(current)
@@ -601,9 +656,9 @@ def _turned_by(
 ) -> Turned:
     if row is not None and row.status == "pending":
         _move(row, "refused")
+        _vacate(tx, row, run)
         row.status = "refused"
         tx.put_call(row)
-        run.pending = max(run.pending - 1, 0)
         _wake(tx, run)
         _rest(tx, run)
     tx.put_run(run)
@@ -615,9 +670,7 @@ def _turned_by(
     return Turned(reason, detail, approval=request, records=tuple(records))
 
 
-def _consume(
-    tx: Transaction, run: RunRow, op: Begin, request: ApprovalRequest, records: list[AuditRecord]
-) -> str:
+def _consume(tx: Transaction, run: RunRow, op: Begin, request: ApprovalRequest, records: list[AuditRecord]) -> str:
     tx.put_approval(replace(request, status="consumed"))
     records.append(_note(tx, run, "approval.consumed", approval=request.id, call=op.call_id, digest=request.digest))
     return request.id
@@ -637,17 +690,23 @@ def finish(tx: Transaction, op: Finish) -> Finished:
     if row is None or row.fence != op.fence or row.status not in ("running", "ambiguous"):
         return _finish_late(tx, op, run)
     was = row.status
-    _move(row, op.status) if was != op.status else None
-    meters = run.opened.meters
+    if was != op.status:
+        _move(row, op.status)
+    elif row.ended_at is not None:
+        return Finished(True, run.labels, run.version)  # said before
+    records = [_record(tx, run, event) for event in op.more]
+    seq = 0
+    if op.event is not None:
+        record = _record(tx, run, op.event)
+        seq = record.seq
+        records.append(record)
+    warnings: list[BudgetWarning] = []
+    over: list[Shortfall] = []
     if op.status == "refused":
-        _unhold(tx, op.key)
-        warnings: list[BudgetWarning] = []
-        over: list[Shortfall] = []
-        _give_back(tx, row, run)
-    elif was == "ambiguous" and row.ended_at is not None:
-        warnings, over = [], []  # charged when it was given up; this is what became of it after all
-    else:
-        warnings, over = _spend(tx, op.key, meters, op.amounts)
+        _unhold(tx, op.tenant, op.key)
+        _give_back(tx, row)
+    elif row.ended_at is None:  # else it was settled when it ended as ambiguous
+        warnings, over = _spend(tx, op.tenant, op.key, run.opened.meters, op.amounts)
     row.status = op.status
     row.ended_at = tx.now
     row.outcome = op.outcome
@@ -656,12 +715,6 @@ def finish(tx: Transaction, op: Finish) -> Finished:
         _label(tx, run, op.labels)
     if was == "running":
         run.active = max(run.active - 1, 0)
-    records = [_record(tx, run, event) for event in op.more]
-    seq = 0
-    if op.event is not None:
-        record = _record(tx, run, op.event)
-        seq = record.seq
-        records.append(record)
     if warnings:
         records += _warn(tx, run, warnings)
     if run.pending:
@@ -681,7 +734,7 @@ def _label(tx: Transaction, run: RunRow, labels: tuple[str, ...]) -> None:
                 tx.put_run(row)
 
 
-def _give_back(tx: Transaction, row: CallRow, run: RunRow) -> None:
+def _give_back(tx: Transaction, row: CallRow) -> None:
     """An approval that was consumed for a body that never started may be used again."""
     if row.approval_id is None:
         return
@@ -692,7 +745,10 @@ def _give_back(tx: Transaction, row: CallRow, run: RunRow) -> None:
 
 def _finish_late(tx: Transaction, op: Finish, run: RunRow) -> Finished:
     """This worker no longer owns the call: record what it reports, change nothing else."""
-    facts = {"fence": op.fence, "key": op.key, "status": op.status}
+    row = tx.call(op.tenant, op.key)
+    if row is not None and (row.fence, row.status, row.outcome) == (op.fence, op.status, op.outcome):
+        return Finished(True, run.labels, run.version)  # it asks again because it did not hear the answer
+    facts: Mapping[str, str | int | bool | None] = {"fence": op.fence, "key": op.key, "status": op.status}
     record = _record(tx, run, Event("call.late", facts, op.event.body if op.event else b""))
     tx.put_run(run)
     return Finished(False, run.labels, run.version, (), (record,))
@@ -708,7 +764,7 @@ def resolve_call(tx: Transaction, op: ResolveCall) -> CallRecord:
         raise StoreConflict(f"Call {row.call_id} is {row.status}, not ambiguous; there is nothing to resolve.")
     run = _need_run(tx, row.tenant, row.run_id)
     if lost:
-        _unhold(tx, row.key)
+        _unhold(tx, row.tenant, row.key)
         run.active = max(run.active - 1, 0)
         row.status = "ambiguous"
     _move(row, op.status)
@@ -740,17 +796,18 @@ def reserve(tx: Transaction, op: Reserve) -> Reserved:
         late = _out_of_time(tx, run)
         if late is not None:
             return Reserved(None, late.reason, late.detail)
-        if tx.hold(op.key) is not None:
+        if tx.hold(_hold_key(op.tenant, op.key)) is not None:
             raise StoreConflict(f"{op.key} is reserved already.")
-        short = _short(tx, op.meters, op.amounts)
+        accounts = _accounts(tx, op.meters)
+        short = _short(tx, op.meters, accounts, op.amounts)
         if short is not None:
             return Reserved(short, ledger.reason_for(short.dimension), ledger.describe(short))
         _wake(tx, run)
-        warnings = _hold(tx, op.key, op.meters, op.amounts, tx.now + op.lease_ns)
+        warnings = _hold(tx, op.tenant, op.key, op.meters, accounts, op.amounts, tx.now + op.lease_ns)
         over: list[Shortfall] = []
     else:
         _wake(tx, run)
-        warnings, over = _spend(tx, op.key, op.meters, op.amounts)
+        warnings, over = _spend(tx, op.tenant, op.key, op.meters, op.amounts)
         if run.pending:
             _rest(tx, run)
     records = [] if op.event is None else [_record(tx, run, op.event)]
@@ -762,7 +819,11 @@ def reserve(tx: Transaction, op: Reserve) -> Reserved:
 def settle(tx: Transaction, op: Settle) -> Reserved:
     """Replace a hold by what was used; without a hold (lease lost) the use is recorded all the same."""
     run = _need_run(tx, op.tenant, op.run_id)
-    warnings, over = _spend(tx, op.key, op.meters, op.amounts)
+    hold = tx.hold(_hold_key(op.tenant, op.key))
+    if hold is not None and hold.amounts == _SETTLED:
+        return Reserved(None)
+    warnings, over = _spend(tx, op.tenant, op.key, op.meters, op.amounts)
+    tx.put_hold(ledger.Hold(_hold_key(op.tenant, op.key), (), _SETTLED, tx.now + _REMEMBER_NS))
     records = [] if op.event is None else [_record(tx, run, op.event)]
     records += _warn(tx, run, warnings)
     if run.pending:
@@ -772,22 +833,19 @@ def settle(tx: Transaction, op: Settle) -> Reserved:
 
 
 def _budget_lines(tx: Transaction, meters: tuple[Meter, ...]) -> tuple[BudgetLine, ...]:
-    lines = []
-    for meter in meters:
-        account = tx.account(ledger.account_key(meter, tx.now))
-        for dimension in sorted({*meter.limits, *account.used, *account.held}):
-            lines.append(
-                BudgetLine(
-                    meter.label,
-                    meter.scope,
-                    dimension,
-                    account.used.get(dimension, 0),
-                    account.held.get(dimension, 0),
-                    meter.limits.get(dimension),
-                    account.key,
-                )
-            )
-    return tuple(lines)
+    return tuple(
+        BudgetLine(
+            meter.label,
+            meter.scope,
+            dimension,
+            account.used.get(dimension, 0),
+            account.held.get(dimension, 0),
+            meter.limits.get(dimension),
+            account.key,
+        )
+        for meter, account in zip(meters, _accounts(tx, meters), strict=True)
+        for dimension in sorted({*meter.limits, *account.used, *account.held})
+    )
 
 
 # --- approvals -----------------------------------------------------------------------------------
@@ -883,19 +941,30 @@ def end_run(tx: Transaction, op: EndRun) -> RunOpened:
 # --- shared state --------------------------------------------------------------------------------
 
 
+def _root(tx: Transaction, tenant: str, run_id: str) -> str:
+    """The run at the top: its state is shared by all that work on the task."""
+    run = tx.run(tenant, run_id)
+    return run_id if run is None else run.lineage[-1]
+
+
 def put_state(tx: Transaction, op: PutState) -> StateEntry:
     """Write one key if its version is the expected one."""
-    writer = _need_run(tx, op.tenant, op.writer)
-    current = tx.state(op.tenant, op.run_id, op.key)
+    writer = _need_run(tx, op.tenant, op.run_id)
+    root = writer.lineage[-1]
+    current = tx.state(op.tenant, root, op.key)
     version = current.version if current is not None else 0
     if version != op.expected:
         who = f" by {current.by}" if current is not None else ""
         raise StoreConflict(
             f"State {op.key!r} is at version {version}{who}, not {op.expected}; read it again and decide anew."
         )
-    entry = StateEntry(op.key, op.value, version + 1, op.by, tx.now)
-    tx.put_state(op.tenant, op.run_id, entry)
-    _note(tx, writer, "state.written", by=op.by, key=op.key, owner=op.run_id, version=entry.version)
+    try:
+        canonical.tagged(op.value)
+    except canonical.NotCanonical as error:
+        raise StoreConflict(f"State {op.key!r} cannot be kept: {error}. Use JSON values.") from error
+    entry = StateEntry(op.key, own(op.value), version + 1, op.by, tx.now)
+    tx.put_state(op.tenant, root, entry)
+    _note(tx, writer, "state.written", by=op.by, key=op.key, owner=root, version=entry.version)
     tx.put_run(writer)
     return entry
 
