@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from agentguard.audit import sinks
 from agentguard.audit.exporting import read_line
 from agentguard.audit.records import parse, seal
 from agentguard.audit.sinks import CallbackSink, Gaps, JsonlSink, MemorySink
@@ -221,7 +222,7 @@ def test_a_forked_child_writes_through_its_own_file_even_if_the_lock_was_held(tm
 def test_forgetting_opens_a_file_of_its_own(tmp_path: Path) -> None:
     sink = JsonlSink(tmp_path / "a")
     before = sink._lock
-    sink.forget()
+    sinks._after_fork()  # what a child does first
     sink.forget()
     sink.write((record(1),))
     assert sink._lock is not before
