@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from agentguard.policy.codes import FINDING_CODES
-from agentguard.policy.compiling import Rulebook, compile_layers
+from agentguard.policy.compiling import compile_layers
+from agentguard.policy.deciding import Rulebook
 from agentguard.policy.obliging import Unenforceable, apply, redact_output
 from agentguard.policy.policies import Policy
 from agentguard.policy.typing import Registered, Registry

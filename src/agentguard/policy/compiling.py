@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from agentguard.canonical import digest
 from agentguard.domain.context import RunContext
-from agentguard.domain.decisions import NO_OBLIGATIONS, Decision, Obligations
+from agentguard.domain.decisions import NO_OBLIGATIONS, Obligations
 from agentguard.domain.plans import ToolSpec
 from agentguard.errors import PolicyError
 from agentguard.policy.deciding import (
@@ -21,12 +21,9 @@ from agentguard.policy.deciding import (
     Clause,
     Layer,
     Plan,
+    Rulebook,
     Test,
     allowed,
-    decide,
-    in_scope,
-    refusal,
-    visible,
 )
 from agentguard.policy.explaining import demand, shown, time_demand, who_demand
 from agentguard.policy.folding import fold
@@ -36,59 +33,6 @@ from agentguard.policy.obliging import tightest
 from agentguard.policy.policies import Policy
 from agentguard.policy.rules import Rule, TimeWindow, Words
 from agentguard.policy.typing import Registry, check, null_depths, selects
-
-
-class Rulebook:
-    """All layers, compiled for one registry. A value: deciding does not change what it says.
-
-    Attributes:
-        digest: SHA-256 (hex) over the canonical form of all layers, outermost first.
-    """
-
-    __slots__ = ("_plans", "digest")
-
-    def __init__(self, plans: Mapping[str, Plan], digest: str) -> None:
-        self._plans = dict(plans)
-        self.digest = digest
-
-    def decide(
-        self,
-        tool: str,
-        arguments: Mapping[str, Any],
-        context: RunContext,
-        labels: Collection[str],
-        now_ns: int,
-    ) -> Decision:
-        """Decide one call; never raises.
-
-        Args:
-            tool: Name of the tool.
-            arguments: Effective arguments: validated, defaults filled, JSON values.
-            context: Identity of the run.
-            labels: Data labels that the run carries now, besides those of ``context``.
-            now_ns: Time in ns since the epoch.
-        """
-        plan = self._plans.get(tool) if type(tool) is str else None
-        if plan is None:
-            return refusal("this tool", self.digest, "no policy knows a tool of this name; unknown tools are denied")
-        try:
-            if context.scope is not None and not in_scope(tool, context.scope):
-                return refusal(tool, self.digest, f"the run is narrowed to other tools than {tool}")
-        except Exception:
-            return refusal(tool, self.digest, "the scope of the run cannot be read")
-        return decide(plan, arguments, context, labels, now_ns)
-
-    def visible(self, tool: str, context: RunContext, labels: Collection[str], now_ns: int) -> bool:
-        """Whether any arguments of this tool could be allowed or approved in this context; never raises."""
-        plan = self._plans.get(tool) if type(tool) is str else None
-        if plan is None:
-            return False
-        try:
-            if context.scope is not None and not in_scope(tool, context.scope):
-                return False
-        except Exception:
-            return False
-        return visible(plan, context, labels, now_ns)
 
 
 def compile_layers(
@@ -180,8 +124,10 @@ def _plan(
         stateful=any(rule.when.labels for _, rule in rules),
     )
     weighty = any(c.verb == "allow" and c.obligations != NO_OBLIGATIONS for c in candidates)
-    plan.plain = bool(layers) and not weighty and not any(layer.observe for layer in layers)
-    if plan.plain and len(layers) == 1:
+    plan.others = tuple(group for group in (*plan.allows, plan.approvals) if group)
+    plain = not weighty and not any(layer.observe for layer in layers)
+    plan.plain = plain and len(layers) > 1
+    if plain and len(layers) == 1:
         plan.single = plan.allows[0]
         for candidate in plan.single:
             candidate.granted = allowed(plan, [candidate])

@@ -1,6 +1,6 @@
 """Deciding one call: pure, total, constant in the number of rules about other tools.
 
-What must stay true: :func:`decide` never raises and never allows by accident; whatever goes wrong is a deny. It
+What must stay true: :meth:`Rulebook.decide` never raises and never allows by accident; whatever goes wrong is a deny. It
 reads no clock, no file and no global: time, labels and the look at the file system come in from outside. The same
 inputs give the same answer, and the order of rules never matters.
 
@@ -38,6 +38,9 @@ Vector: TypeAlias = tuple[Truth, ...]
 LayerVerdict: TypeAlias = Literal["allow", "deny", "require_approval", "abstain"]
 
 _REMEMBERED = 1024
+
+UNDECIDED = Decision("deny", reasons=("nothing was decided",))
+"""Stands where a decision has not been built; denies, should it ever be returned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +86,11 @@ class Candidate:
     obligations: Obligations = NO_OBLIGATIONS
     terms: ApprovalTerms | None = None
     message: str = ""
-    granted: Decision | None = None
+    granted: Decision = UNDECIDED
 
     def vector(self, arguments: Mapping[str, Any], context: RunContext, labels: Collection[str], now: int) -> Vector:
         """How each condition comes out."""
-        return tuple(clause.test(arguments, context, labels, now) for clause in self.clauses)
+        return tuple([clause.test(arguments, context, labels, now) for clause in self.clauses])
 
 
 Guard: TypeAlias = Callable[[Mapping[str, Any]], Sequence[Candidate]]
@@ -115,9 +118,11 @@ class Plan:
         linear: Rules (other than plain allows) that are judged on every call.
         allows: Allow rules per layer.
         approvals: Rules that require approval, for explanations.
+        others: ``allows`` and ``approvals`` that are not empty: what a decision other than a plain grant depends on.
         denials: Rules that deny, for visibility.
         stateful: Some rule looks at labels of the run.
-        plain: No allow rule carries obligations and no layer observes, so that granted calls need no more than a look-up.
+        single: The allow rules, when there is one layer and a granted call needs no more than a look-up.
+        plain: The same for several layers: no allow rule carries obligations and no layer observes.
         grants: Decisions for calls that several layers allow together.
         remembered: Decisions per combination of outcomes.
     """
@@ -129,50 +134,87 @@ class Plan:
     linear: tuple[Candidate, ...] = ()
     allows: tuple[tuple[Candidate, ...], ...] = ()
     approvals: tuple[Candidate, ...] = ()
+    others: tuple[tuple[Candidate, ...], ...] = ()
     denials: tuple[Candidate, ...] = ()
     stateful: bool = False
+    single: tuple[Candidate, ...] = ()
     plain: bool = False
-    single: tuple[Candidate, ...] | None = None
     grants: dict[tuple[int, ...], Decision] = field(default_factory=dict)
     remembered: dict[Any, Decision] = field(default_factory=dict)
 
 
-def decide(
-    plan: Plan, arguments: Mapping[str, Any], context: RunContext, labels: Collection[str], now_ns: int
-) -> Decision:
-    """Decide one call.
+class Rulebook:
+    """All layers, compiled for one registry. A value: deciding does not change what it says.
 
-    Args:
-        plan: What the policies say about the tool.
-        arguments: Effective arguments: validated, defaults filled.
-        context: Identity of the run.
-        labels: Data labels that the run carries now.
-        now_ns: Time in ns since the epoch.
-
-    Returns:
-        The decision. An error inside is a decision too, to deny.
+    Attributes:
+        digest: SHA-256 (hex) over the canonical form of all layers, outermost first.
     """
-    try:
-        hits: list[Candidate] | None = None
-        for guard in plan.guards:
-            for rule in guard(arguments):
-                if rule.test(arguments, context, labels, now_ns) is not False:
-                    hits = [rule] if hits is None else [*hits, rule]
-        for rule in plan.linear:
-            if rule.test(arguments, context, labels, now_ns) is not False:
-                hits = [rule] if hits is None else [*hits, rule]
-        if hits is None and plan.plain:
-            if plan.single is not None:
+
+    __slots__ = ("_plans", "digest")
+
+    def __init__(self, plans: Mapping[str, Plan], digest: str) -> None:
+        self._plans = dict(plans)
+        self.digest = digest
+
+    def decide(
+        self,
+        tool: str,
+        arguments: Mapping[str, Any],
+        context: RunContext,
+        labels: Collection[str],
+        now_ns: int,
+    ) -> Decision:
+        """Decide one call; never raises, an error inside is a decision to deny.
+
+        Args:
+            tool: Name of the tool.
+            arguments: Effective arguments: validated, defaults filled, JSON values.
+            context: Identity of the run.
+            labels: Data labels that the run carries now, besides those of ``context``.
+            now_ns: Time in ns since the epoch.
+        """
+        try:
+            plan = self._plans.get(tool)
+            if plan is None:
+                return refusal("this tool", self.digest, "no tool of this name is registered; unknown tools are denied")
+            if context.scope is not None and not in_scope(tool, context.scope):
+                return refusal(tool, self.digest, f"the run is narrowed to other tools than {tool}")
+            hits: list[tuple[Candidate, Truth]] | None = None
+            for guard in plan.guards:
+                suspects = guard(arguments)
+                if suspects:
+                    for rule in suspects:
+                        truth = rule.test(arguments, context, labels, now_ns)
+                        if truth is not False:
+                            hits = [(rule, truth)] if hits is None else [*hits, (rule, truth)]
+            for rule in plan.linear:
+                truth = rule.test(arguments, context, labels, now_ns)
+                if truth is not False:
+                    hits = [(rule, truth)] if hits is None else [*hits, (rule, truth)]
+            if hits is None:
                 for rule in plan.single:
                     if rule.test(arguments, context, labels, now_ns) is True:
-                        return rule.granted  # type: ignore[return-value] - set for every rule of a plain plan
-            else:
-                granted = _granted(plan, arguments, context, labels, now_ns)
-                if granted is not None:
-                    return granted
-        return _judge(plan, hits or [], arguments, context, labels, now_ns)
-    except Exception as error:
-        return refusal(plan.tool, plan.digest, f"the policy could not be evaluated ({type(error).__name__})")
+                        return rule.granted
+                if plan.plain:
+                    granted = _granted(plan, arguments, context, labels, now_ns)
+                    if granted is not None:
+                        return granted
+            return _judge(plan, hits or (), arguments, context, labels, now_ns)
+        except Exception as error:
+            return refusal("this tool", self.digest, f"the policy could not be evaluated ({type(error).__name__})")
+
+    def visible(self, tool: str, context: RunContext, labels: Collection[str], now_ns: int) -> bool:
+        """Whether some arguments exist with which the call could be allowed or approved; never raises.
+
+        Conditions on arguments count as possible; every other condition is judged.
+        """
+        try:
+            plan = self._plans.get(tool)
+            if plan is None or (context.scope is not None and not in_scope(tool, context.scope)):
+                return False
+            return _visible(plan, context, labels, now_ns)
+        except Exception:
+            return False
 
 
 def refusal(tool: str, digest: str, reason: str) -> Decision:
@@ -223,22 +265,36 @@ def allowed(plan: Plan, rules: Sequence[Candidate]) -> Decision:
 
 def _judge(
     plan: Plan,
-    hits: Sequence[Candidate],
+    hits: Sequence[tuple[Candidate, Truth]],
     arguments: Mapping[str, Any],
     context: RunContext,
     labels: Collection[str],
     now: int,
 ) -> Decision:
-    matched = {rule: rule.vector(arguments, context, labels, now) for rule in sorted(hits, key=lambda r: r.number)}
-    grants = {rule: rule.vector(arguments, context, labels, now) for allows in plan.allows for rule in allows}
-    near = {r: r.vector(arguments, context, labels, now) for r in plan.approvals if r not in matched}
-    key = tuple((rule.number, vector) for group in (matched, grants, near) for rule, vector in group.items())
-    decision = plan.remembered.get(key)
+    outcomes: list[tuple[Candidate, Vector]] = []
+    key: list[Any] = [len(hits)]
+    for rule, truth in hits:
+        vector = (truth,) if len(rule.clauses) == 1 else rule.vector(arguments, context, labels, now)
+        outcomes.append((rule, vector))
+        key += (rule.number, vector)
+    for group in plan.others:
+        for rule in group:
+            if len(rule.clauses) == 1:
+                vector = (rule.test(arguments, context, labels, now),)
+            else:
+                vector = rule.vector(arguments, context, labels, now)
+            outcomes.append((rule, vector))
+            key.append(vector)
+    remembered = tuple(key)
+    decision = plan.remembered.get(remembered)
     if decision is None:
+        matched = dict(sorted(outcomes[: len(hits)], key=lambda outcome: outcome[0].number))
+        grants = {rule: vector for rule, vector in outcomes[len(hits) :] if rule.verb == "allow"}
+        near = {r: v for r, v in outcomes[len(hits) :] if r.verb != "allow" and r not in matched}
         decision = _compose(plan, matched, grants, near)
         if len(plan.remembered) >= _REMEMBERED:
             plan.remembered.clear()
-        plan.remembered[key] = decision
+        plan.remembered[remembered] = decision
     return decision
 
 
@@ -425,17 +481,6 @@ def _added(several: Any) -> ApprovalTerms:
             sorted({step for t in terms for step in t.escalate}, key=lambda step: (step.after_s, step.roles))
         ),
     )
-
-
-def visible(plan: Plan, context: RunContext, labels: Collection[str], now_ns: int) -> bool:
-    """Whether some arguments exist with which the call could be allowed or approved, as far as can be told.
-
-    Conditions on arguments count as possible; every other condition is judged.
-    """
-    try:
-        return _visible(plan, context, labels, now_ns)
-    except Exception:
-        return False
 
 
 def _visible(plan: Plan, context: RunContext, labels: Collection[str], now_ns: int) -> bool:

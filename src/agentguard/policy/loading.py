@@ -71,7 +71,16 @@ _LATER_KEYWORDS = (
     "contentSchema",
 )
 _NUMBER = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
-_COUNT = ("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties", "minContains", "maxContains")
+_COUNT = (
+    "minLength",
+    "maxLength",
+    "minItems",
+    "maxItems",
+    "minProperties",
+    "maxProperties",
+    "minContains",
+    "maxContains",
+)
 _BOOL = ("uniqueItems", "optional")
 _ONE_SCHEMA = ("not", "items", "contains", "additionalProperties", "propertyNames", "if", "then", "else")
 _SCHEMAS = ("allOf", "anyOf", "oneOf", "prefixItems")
@@ -103,7 +112,7 @@ _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}(?:T[0-9]{2}:[0-9]{2}(?::[0-9]{2}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-class _Enough(Exception):  # noqa: N818 - stops the walk, never leaves this module
+class _Enough(Exception):
     pass
 
 
@@ -122,7 +131,9 @@ class Reader:
 
     # -- shapes --------------------------------------------------------------------------------------------------------
 
-    def keys(self, value: Any, path: Path, known: Sequence[str], what: str, later: Sequence[str] = ()) -> dict[str, Any]:
+    def keys(
+        self, value: Any, path: Path, known: Sequence[str], what: str, later: Sequence[str] = ()
+    ) -> dict[str, Any]:
         """The mapping at ``path`` with its known keys; unknown ones are reported."""
         if not isinstance(value, dict):
             self.report("AG111", f"{what} must be a mapping", path, hint=f"known keys: {', '.join(known)}")
@@ -205,7 +216,11 @@ class Reader:
             name = root["name"]
             if not isinstance(name, str) or not _ID.fullmatch(name):
                 self.report("AG111", "name must be 1 to 128 characters of A-Z a-z 0-9 _ . : / # -", ("name",))
-        default = "deny" if "default" not in root else self.word(root["default"], ("default",), ("deny", "abstain"), "default")
+        default = (
+            "deny"
+            if "default" not in root
+            else self.word(root["default"], ("default",), ("deny", "abstain"), "default")
+        )
         mode = "enforce" if "mode" not in root else self.word(root["mode"], ("mode",), ("enforce", "observe"), "mode")
         return name, cast(Default, default), str(mode)
 
@@ -223,7 +238,10 @@ class Reader:
                 continue
             if rule.id in lines:
                 self.report(
-                    "AG118", f'rule id "{rule.id}" is there twice', (*path, "id"), hint=f"first in line {lines[rule.id]}"
+                    "AG118",
+                    f'rule id "{rule.id}" is there twice',
+                    (*path, "id"),
+                    hint=f"first in line {lines[rule.id]}",
                 )
             lines.setdefault(rule.id, self.document.where(path)[0])
             found.append(rule)
@@ -236,12 +254,12 @@ class Reader:
             if isinstance(value, dict) and not value:
                 self.report("AG112", "the rule is empty", path)
             return None
-        verbs = [verb for verb in VERBS if verb in items]
+        verbs: list[Verb] = [verb for verb in VERBS if verb in items]
         if len(verbs) != 1:
             problem = "a rule needs one verb" if not verbs else f"a rule has one verb, not {' and '.join(verbs)}"
             self.report("AG112", problem, path, hint=f"one of: {', '.join(VERBS)}")
             return None
-        verb: Verb = verbs[0]
+        verb = verbs[0]
         name, generated = f"{verb}#{index + 1}", True
         if "id" in items:
             generated = False
@@ -405,7 +423,7 @@ class Reader:
         zone = items.get("zone", "UTC")
         try:
             if not isinstance(zone, str):
-                raise ValueError  # noqa: TRY301
+                raise ValueError
             ZoneInfo(zone)
         except Exception:  # zoneinfo raises several kinds for unknown, malformed and unreadable zones
             self.report("AG113", "zone must be the IANA name of a time zone", (*path, "zone"), hint="Europe/Berlin")
@@ -436,7 +454,7 @@ class Reader:
         """A date or a date with time and zone, in ns since the epoch."""
         try:
             if not isinstance(value, str) or not _DATE.fullmatch(value):
-                raise ValueError  # noqa: TRY301
+                raise ValueError
             moment = datetime.fromisoformat(value)
             moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
             return (moment - _EPOCH) // timedelta(microseconds=1) * 1000
@@ -589,7 +607,8 @@ class Reader:
             quorum = 1
         expires = self.unit(units.seconds, items.get("expires", "1h"), (*path, "expires"))
         flags = {
-            name: self.flag(items[name], (*path, name), name) if name in items else True for name in ("separate", "edit")
+            name: self.flag(items[name], (*path, name), name) if name in items else True
+            for name in ("separate", "edit")
         }
         steps: list[EscalationStep] = []
         if "escalate" in items:
@@ -703,7 +722,10 @@ def read(document: Document) -> tuple[str, Default, str, tuple[Rule, ...]]:
         PolicyError: Something in the document is not what the policy language permits.
     """
     reader = Reader(document)
-    name, default, mode, rules = "policy", cast(Default, "deny"), "enforce", list[Rule]()
+    name: str
+    default: Default
+    mode: str
+    name, default, mode, rules = "policy", "deny", "enforce", list[Rule]()
     try:
         known = (*POLICY_KEYS, *GATEWAY_KEYS)
         root = reader.keys(document.value, (), known, "the file")

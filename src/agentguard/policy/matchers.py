@@ -552,7 +552,7 @@ def parts_of(fragment: Mapping[str, Any], resolve: PathResolver) -> list[Conditi
         elif keyword == "pattern":
             parts.append(_pattern(value))
         elif keyword == "uniqueItems":
-            parts.append(_unique(value))
+            parts.append(_safe(_unique(value)))
         elif keyword == "required":
             parts.append(_required(value))
         elif keyword == "dependentRequired":
@@ -568,7 +568,7 @@ def parts_of(fragment: Mapping[str, Any], resolve: PathResolver) -> list[Conditi
         elif keyword == "oneOf":
             parts.append(_exactly_one([_schema(item, resolve) for item in value]))
         elif keyword == "within":
-            parts.append(within(_texts(value), resolve))
+            parts.append(_safe(within(_texts(value), resolve)))
         elif keyword == "host":
             parts.append(url_host(_texts(value)))
         elif keyword == "scheme":
@@ -576,7 +576,7 @@ def parts_of(fragment: Mapping[str, Any], resolve: PathResolver) -> list[Conditi
         elif keyword == "email_domain":
             parts.append(email_domain(_texts(value)))
         elif keyword == "command":
-            parts.append(command(_texts(value)))
+            parts.append(_safe(command(_texts(value))))
     if "items" in f or "prefixItems" in f:
         parts.append(_items([_schema(s, resolve) for s in f.get("prefixItems", ())], _maybe(f.get("items"), resolve)))
     if "contains" in f:
@@ -622,7 +622,7 @@ def build(fragment: Mapping[str, Any], resolve: PathResolver, *, null_is_absent:
     optional = fragment.get("optional", False)
     parts = parts_of(fragment, resolve)
     if len(parts) == 1 and not optional:
-        return _safe(parts[0])
+        return parts[0]
 
     def judge(value: Any) -> Truth:
         if optional and (value is ABSENT or (value is None and null_is_absent)):
@@ -636,7 +636,7 @@ def build(fragment: Mapping[str, Any], resolve: PathResolver, *, null_is_absent:
                 result = None
         return result
 
-    return _safe(judge)
+    return judge
 
 
 def _safe(condition: Condition) -> Condition:
@@ -652,7 +652,7 @@ def _safe(condition: Condition) -> Condition:
 # -- reaching values ---------------------------------------------------------------------------------------------------
 
 
-class WrongShape(Exception):  # noqa: N818 - says what was found, it is not an error to anybody outside
+class WrongShape(Exception):
     """A path leads through something that is neither a list nor an object."""
 
 

@@ -6,6 +6,7 @@ Pure: values in, new values out; nothing given is changed. What cannot be carrie
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ REDACTED = "[redacted]"
 """What stands in the place of a redacted value."""
 
 
-class Unenforceable(ValueError):  # noqa: N818 - reads as what it says: the obligation is unenforceable
+class Unenforceable(ValueError):
     """An obligation cannot be carried out on these values; the call must not run."""
 
 
@@ -32,10 +33,9 @@ def tightest(obligations: Iterable[Obligations]) -> Obligations:
     clamps: dict[str, tuple[Any, Any]] = {}
     rewrites: dict[str, Any] = {}
     for item in several:
-        for path, (low, high) in item.clamp:
-            old_low, old_high = clamps.get(path, (None, None))
-            low = _pick(max, low, old_low)
-            high = _pick(min, high, old_high)
+        for path, bounds in item.clamp:
+            known = clamps.get(path, (None, None))
+            low, high = _pick(max, bounds[0], known[0]), _pick(min, bounds[1], known[1])
             if low is not None and high is not None and low > high:
                 raise Unenforceable(f"clamps of {path} contradict each other")
             clamps[path] = (low, high)
@@ -81,15 +81,19 @@ def apply(obligations: Obligations, arguments: Mapping[str, Any]) -> dict[str, A
     """
     result: Any = dict(arguments)
     for path, value in obligations.rewrite:
-        result = _replace(result, path.split("."), lambda _, value=value: value, create=True)
+        result = _replace(result, path.split("."), functools.partial(_put, value), create=True)
     for path, (low, high) in obligations.clamp:
-        result = _replace(result, path.split("."), lambda old, low=low, high=high: _clamped(old, low, high))
+        result = _replace(result, path.split("."), functools.partial(_clamped, low, high))
     for path in obligations.redact_arguments:
         result = _replace(result, path.split("."), lambda _: REDACTED)
     return result  # type: ignore[no-any-return]
 
 
-def _clamped(value: Any, low: Any, high: Any) -> Any:
+def _put(new: Any, _old: Any) -> Any:
+    return new
+
+
+def _clamped(low: Any, high: Any, value: Any) -> Any:
     if kind(value) != "number":
         raise Unenforceable("a value to be clamped is not a number")
     if low is not None and value < low:

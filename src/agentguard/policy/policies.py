@@ -42,6 +42,7 @@ class Policy:
     """Name of the layer."""
     default: Default
     """What the layer says about a call that no rule of it matches."""
+    _digest: str
     mode: Mode
     """Whether the layer blocks or only observes."""
 
@@ -158,9 +159,9 @@ def _names(verb: str, names: str | Iterable[str], findings: list[Finding]) -> li
     except TypeError:
         findings.append(Finding("AG111", f"{verb} must be a name or an iterable of names"))
         return []
-    for tool in found:
-        if not isinstance(tool, str) or not NAME.fullmatch(tool):
-            findings.append(
-                Finding("AG120", f"{verb}: {printable(ascii(tool))} is no tool name or glob", hint='for example "kb.*"')
-            )
+    findings.extend(
+        Finding("AG120", f"{verb}: {printable(ascii(tool))} is no tool name or glob", hint='for example "kb.*"')
+        for tool in found
+        if not isinstance(tool, str) or not NAME.fullmatch(tool)
+    )
     return [] if findings else sorted(set(found))

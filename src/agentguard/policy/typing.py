@@ -8,7 +8,7 @@ being compiled.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeGuard
 
 from agentguard.documents import did_you_mean
 from agentguard.domain.decisions import Finding
@@ -127,7 +127,9 @@ def types_of(schema: Schema) -> set[str] | None:
         return {given}
     if isinstance(given, list):
         return {item for item in given if isinstance(item, str)}
-    values = schema["enum"] if isinstance(schema.get("enum"), list) else [schema["const"]] if "const" in schema else None
+    values = (
+        schema["enum"] if isinstance(schema.get("enum"), list) else [schema["const"]] if "const" in schema else None
+    )
     if values is not None:
         return {kind(value) or "null" for value in values}
     if isinstance(schema.get("properties"), Mapping):
@@ -201,13 +203,12 @@ def check(policy: Policy, registry: Registry) -> list[Finding]:
         findings += _selectors(rule, index)
         specs, named = index.selected(rule)
         for path, fragment in rule.when.args:
-            where = ("when", "args", path)
+            where: tuple[str | int, ...] = ("when", "args", path)
             problems = {spec.name: list(_argument(rule, spec, path, fragment, where)) for spec in specs}
             findings += _weighed(rule, problems, named, where)
         for setting, path, problem in _duties(rule):
-            where = (*setting,)
-            problems = {spec.name: list(_duty(rule, spec, path, problem, where)) for spec in specs}
-            findings += _weighed(rule, problems, named, where)
+            problems = {spec.name: list(_duty(spec, path, problem, setting)) for spec in specs}
+            findings += _weighed(rule, problems, named, setting)
         if len(findings) >= _MAX_FINDINGS:
             break
     return findings
@@ -283,29 +284,17 @@ def _weighed(
                 yield rule.finding("AG303", text, *where, key=True, hint=hint, severity="warning")
 
 
-_NUMBERS = {"number", "integer"}
-_FITS: dict[str, set[str]] = {
-    **dict.fromkeys(("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"), _NUMBERS),
-    **dict.fromkeys(("minLength", "maxLength", "pattern", "within", "host", "scheme", "email_domain"), {"string"}),
-    **dict.fromkeys(
-        ("minItems", "maxItems", "uniqueItems", "items", "prefixItems", "contains", "minContains", "maxContains"),
-        {"array"},
-    ),
-    **dict.fromkeys(
-        (
-            "properties",
-            "patternProperties",
-            "additionalProperties",
-            "propertyNames",
-            "required",
-            "dependentRequired",
-            "minProperties",
-            "maxProperties",
-        ),
-        {"object"},
-    ),
-    "command": {"string", "array"},
-}
+_NUMBERS = frozenset({"number", "integer"})
+_TEXT, _ARRAY, _OBJECT = frozenset({"string"}), frozenset({"array"}), frozenset({"object"})
+_KEYWORDS_OF: tuple[tuple[frozenset[str], str], ...] = (
+    (_NUMBERS, "minimum maximum exclusiveMinimum exclusiveMaximum multipleOf"),
+    (_TEXT, "minLength maxLength pattern within host scheme email_domain"),
+    (_ARRAY, "minItems maxItems uniqueItems items prefixItems contains minContains maxContains"),
+    (_OBJECT, "properties patternProperties additionalProperties propertyNames required dependentRequired"),
+    (_OBJECT, "minProperties maxProperties"),
+    (_TEXT | _ARRAY, "command"),
+)
+_FITS = {keyword: types for types, keywords in _KEYWORDS_OF for keyword in keywords.split()}
 
 
 def _argument(
@@ -374,7 +363,11 @@ def _fragment(
                 if not any(_permits(schema, value, spec.input_schema) for schema in schemas):
                     spot = (*place, position) if keyword == "enum" else place
                     options = [v for s in schemas for v in s.get("enum", ())]
-                    hint = did_you_mean(value, [o for o in options if isinstance(o, str)]) if isinstance(value, str) else ""
+                    hint = (
+                        did_you_mean(value, [o for o in options if isinstance(o, str)])
+                        if isinstance(value, str)
+                        else ""
+                    )
                     text = f"{path} of {spec.name} can never be this value"
                     yield "AG205", text, spot, hint or f"it is {_list(types or {'something else'})}", False
         elif keyword == "type":
@@ -418,7 +411,7 @@ def _permits(schema: Schema, value: Any, root: Schema) -> bool:
     found = kind(value)
     types = types_of(schema)
     if types is not None and found not in types:
-        if found != "number" or not types & _NUMBERS or (types & _NUMBERS == {"integer"} and value != int(value)):
+        if found != "number" or not types & _NUMBERS or ("number" not in types and value != int(value)):
             return False
     if isinstance(schema.get("enum"), list) and not any(same(value, option) for option in schema["enum"]):
         return False
@@ -441,7 +434,7 @@ def _permits(schema: Schema, value: Any, root: Schema) -> bool:
     return True
 
 
-def _real(value: Any) -> bool:
+def _real(value: Any) -> TypeGuard[float]:
     return kind(value) == "number"
 
 
@@ -458,7 +451,7 @@ def _duties(rule: Rule) -> Iterator[tuple[tuple[str | int, ...], str, Any]]:
         yield ("rewrite", f"args.{path}"), path, ("rewrite", value)
 
 
-def _duty(rule: Rule, spec: ToolSpec, path: str, duty: tuple[str, Any], where: tuple[str | int, ...]) -> Iterator[Problem]:
+def _duty(spec: ToolSpec, path: str, duty: tuple[str, Any], where: tuple[str | int, ...]) -> Iterator[Problem]:
     root = spec.input_schema
     schemas = alternatives(root, root)
     steps = path.split(".")
