@@ -10,12 +10,16 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
 from agentguard.domain.operations import Operation
 from agentguard.errors import StoreUnavailable
+
+_GATHER_S: Final = 0.0002
+"""How long a leader waits for more after a group of several: about as long as a fast disk takes to sync."""
 
 _IDLE_S: Final = 2.0
 """How long the thread for event loops waits for more before it ends."""
@@ -61,6 +65,7 @@ class GroupQueue:
         self._message = closed
         self._gate = threading.Lock()
         self._queue: deque[Ticket] = deque()
+        self._last = 0  # operations in the last group
         self._led = False  # somebody leads, or has been told to
         self._closed = False
         self._idle = threading.Condition(self._gate)
@@ -126,9 +131,14 @@ class GroupQueue:
     # --- leading ---------------------------------------------------------------------------------
 
     def _lead(self) -> None:
+        if len(self._queue) < self._last:
+            # Those whom the last group has just answered are on their way back; without this pause every second
+            # group would hold one operation, and cost as much as a full one.
+            time.sleep(_GATHER_S)
         with self._gate:
             group = list(self._queue)
             self._queue.clear()
+            self._last = len(group) if len(group) > 1 else 0
         try:
             self._carry_out(group)
         finally:
