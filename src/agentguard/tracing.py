@@ -406,9 +406,21 @@ def _is_tool_span(span: Span, tool: str) -> bool:
     )
 
 
-def _is_real(provider: object) -> bool:
+_FROM_ENVIRONMENT: Final = any(
+    os.environ.get(name) for name in ("OTEL_PYTHON_TRACER_PROVIDER", "OTEL_PYTHON_METER_PROVIDER")
+)
+
+
+def _global_provider(module: str, slot: str, getter: str) -> Any:
+    # The provider that the host has set, or None. The getter looks into the environment each time (1.1 us), so
+    # the slot behind it is looked at first; an API that has no such slot is simply asked.
+    api = sys.modules.get(module)
+    if api is None or (not _FROM_ENVIRONMENT and getattr(api, slot, api) is None):
+        return None
+    provider = getattr(api, getter)()
     # The API's own providers (proxies, no-ops) do nothing.
-    return not type(provider).__module__.startswith(("opentelemetry.trace", "opentelemetry.metrics"))
+    real = not type(provider).__module__.startswith(("opentelemetry.trace", "opentelemetry.metrics"))
+    return provider if real else None
 
 
 class Telemetry:
@@ -458,11 +470,8 @@ class Telemetry:
         if self._tracer is None:
             provider = self._tracer_provider
             if provider is None:
-                trace = sys.modules.get("opentelemetry.trace")
-                if trace is None:
-                    return None
-                provider = trace.get_tracer_provider()
-                if not _is_real(provider):
+                provider = _global_provider("opentelemetry.trace", "_TRACER_PROVIDER", "get_tracer_provider")
+                if provider is None:
                     return None
             self._tracer = provider.get_tracer("agentguard", __version__)
         return self._tracer
@@ -471,11 +480,8 @@ class Telemetry:
         if self._instruments is None:
             provider = self._meter_provider
             if provider is None:
-                metrics = sys.modules.get("opentelemetry.metrics")
-                if metrics is None:
-                    return None
-                provider = metrics.get_meter_provider()
-                if not _is_real(provider):
+                provider = _global_provider("opentelemetry.metrics._internal", "_METER_PROVIDER", "get_meter_provider")
+                if provider is None:
                     return None
             meter = provider.get_meter("agentguard", __version__)
             self._instruments = {

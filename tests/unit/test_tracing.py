@@ -19,7 +19,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.semconv._incubating.attributes import gen_ai_attributes
 from opentelemetry.semconv.attributes import error_attributes
-from opentelemetry.trace import NonRecordingSpan, SpanKind, StatusCode
+from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, StatusCode
 
 from agentguard import tracing
 from agentguard.domain.approvals import ApprovalRequest
@@ -80,6 +80,11 @@ class Recorder:
         return out
 
 
+def span_id(context: SpanContext | None) -> int:
+    assert context is not None
+    return context.span_id
+
+
 @pytest.fixture
 def recorder() -> Recorder:
     return Recorder()
@@ -117,7 +122,7 @@ def test_attribute_names_are_those_of_the_semantic_conventions() -> None:
 
 
 def test_operations_and_providers_are_those_of_the_semantic_conventions() -> None:
-    operations = {item.value for item in gen_ai_attributes.GenAiOperationNameValues}
+    operations = {item.value for item in vars(gen_ai_attributes)["GenAiOperationNameValues"]}
     assert {"execute_tool", "chat"} | tracing._MODEL_OPERATIONS <= operations
 
 
@@ -211,8 +216,7 @@ def test_spans_of_the_tool_nest_under_the_call(recorder: Recorder) -> None:
             pass
         span.finish(Completed(1))
     inside, call = recorder.spans
-    assert inside.parent is not None
-    assert inside.parent.span_id == call.context.span_id
+    assert span_id(inside.parent) == span_id(call.context)
     assert trace.get_current_span() is before
 
 
@@ -318,8 +322,7 @@ def test_the_guardrail_span_follows_its_setting(setting: str, decision: Decision
     assert len(found) == expected
     for span in found:
         parent = recorder.spans[-1]
-        assert span.parent is not None
-        assert span.parent.span_id == parent.context.span_id
+        assert span_id(span.parent) == span_id(parent.context)
         attributes = dict(span.attributes or {})
         assert attributes["openinference.span.kind"] == "GUARDRAIL"
         assert attributes["gen_ai.tool.name"] == "mail.send"
@@ -492,12 +495,28 @@ def test_a_provider_that_the_host_sets_later_is_found(monkeypatch: pytest.Monkey
     with telemetry.calling("t", CONTEXT, "c") as span:
         span.finish(Completed(1))
     recorder = Recorder()
-    monkeypatch.setattr(trace, "get_tracer_provider", lambda: recorder.provider)
-    monkeypatch.setattr(metrics, "get_meter_provider", lambda: recorder.meters)
+    monkeypatch.setattr(trace, "_TRACER_PROVIDER", recorder.provider)
+    monkeypatch.setattr("opentelemetry.metrics._internal._METER_PROVIDER", recorder.meters)
     with telemetry.calling("t", CONTEXT, "c") as span:
         span.finish(Completed(1))
     assert [span.name for span in recorder.spans] == ["execute_tool t"]
     assert "agentguard.decisions" in recorder.metrics()
+
+
+def test_the_providers_of_the_api_itself_count_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trace, "_TRACER_PROVIDER", trace.NoOpTracerProvider())
+    monkeypatch.setattr("opentelemetry.metrics._internal._METER_PROVIDER", metrics.NoOpMeterProvider())
+    telemetry = Telemetry()
+    assert telemetry.calling("t", CONTEXT, "c") is telemetry.calling("u", CONTEXT, "d")
+
+
+def test_an_api_that_keeps_its_provider_elsewhere_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    recorder = Recorder()
+    monkeypatch.delattr(trace, "_TRACER_PROVIDER")
+    monkeypatch.setattr(trace, "get_tracer_provider", lambda: recorder.provider)
+    with Telemetry().calling("t", CONTEXT, "c") as span:
+        span.finish(Completed(1))
+    assert len(recorder.spans) == 1
 
 
 def test_opentelemetry_is_never_imported_by_the_library() -> None:
