@@ -186,7 +186,7 @@ class AmbiguousCall(CallRefused):
                 detail=f"{message} Resolve it with gateway.runs.resolve({outcome.call.run_id!r}, "
                 f"{outcome.call.call_id!r}, ...) or give the tool a probe.",
                 call_id=outcome.call_id,
-                code="AG640",
+                code="AG680",
             )
         )
         self.call: CallRecord = outcome.call

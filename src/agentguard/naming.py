@@ -24,7 +24,7 @@ def check_id(kind: str, value: object) -> str:
         value: The id.
 
     Raises:
-        ConfigurationError: ``AG110``; the id is not 1 to 128 characters of ``A-Z a-z 0-9 _ . : / -``.
+        ConfigurationError: ``AG134``; the id is not 1 to 128 characters of ``A-Z a-z 0-9 _ . : / -``.
     """
     personal = kind in _PERSONAL
     if isinstance(value, str) and (_PERSON if personal else _ID).fullmatch(value):
@@ -34,5 +34,5 @@ def check_id(kind: str, value: object) -> str:
     raise ConfigurationError(
         f"{kind} {shown} is not usable as an id: use 1 to 128 characters of A-Z a-z 0-9 _ . : / -{extra} "
         "(ids are rejected rather than changed)",
-        code="AG110",
+        code="AG134",
     )

@@ -46,6 +46,8 @@ class StopReason(StrEnum):
     CANCELLED = "cancelled"
     INTERNAL_ERROR = "internal_error"
     UNGOVERNED_RESULT = "ungoverned_result"
+    ASYNC_TOOL = "async_tool"
+    UNENFORCEABLE = "unenforceable"
 
 
 @dataclass(frozen=True, slots=True)

@@ -589,7 +589,7 @@ def _approval(
             case "approved":
                 if routing.matches(request, op, demand):
                     return _consume(tx, run, op, request, records)
-                if request.edited is not None and op.edit_of is None and request.policy_digest == op.policy_digest:
+                if request.edited is not None and op.edit_of is None and routing.concerns(request, op, demand):
                     tx.put_run(run)
                     return Edited(request)
                 _supersede(tx, run, request.id, records)

@@ -1,0 +1,1 @@
+"""The flow: what happens in which order, and nothing of how."""

@@ -1,0 +1,200 @@
+"""What the flow knows before a call: the compiled tools, policy and settings of one gateway.
+
+Everything here is made once, when the gateway is built or reloaded; a call only looks things up.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from agentguard.domain.context import RunContext
+from agentguard.domain.decisions import Decision
+from agentguard.domain.plans import ToolSpec
+from agentguard.domain.usage import COST, NANO, STEPS, TOOL_CALLS, TOOL_PREFIX, Amounts, Meter
+from agentguard.protocols import Redactor
+from agentguard.resilience.breaking import Breakers
+
+if TYPE_CHECKING:
+    from agentguard.policy.compiling import Rulebook
+    from agentguard.tools.registry import ToolRegistry
+    from agentguard.tools.tool import Tool
+
+LEASE_S = 900.0
+"""Lease of a call whose tool declares no timeout: after this silence another process calls it lost."""
+
+MARGIN_S = 30.0
+"""What a lease adds to the longest time that a call's attempts and waits can take."""
+
+
+class Secrets(Protocol):
+    """Knows the secrets that are in use, to remove them from whatever leaves the gateway."""
+
+    def __bool__(self) -> bool:
+        """Whether there are any."""
+        ...
+
+    def redact(self, value: Any) -> Any:
+        """The JSON value without them."""
+        ...
+
+    def redact_bytes(self, data: bytes) -> bytes:
+        """The JSON text without them."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ToolPlan:
+    """How calls of one tool are charged and executed.
+
+    Attributes:
+        tool: The tool.
+        reserve: What one call holds: price for all attempts.
+        attempts: Tries at most.
+        lease_ns: Lease of a call.
+        cost_nano: Price of one attempt in nano-dollars.
+        rerun: A call whose start was lost may be started again.
+        facts: Facts of every record about the tool.
+    """
+
+    tool: Tool
+    reserve: Amounts
+    attempts: int
+    lease_ns: int
+    cost_nano: int
+    rerun: bool
+
+    def used(self, attempts: int) -> Amounts:
+        """What ``attempts`` tries have used."""
+        if self.cost_nano == 0 or attempts == self.attempts:
+            return self.reserve
+        return (*self.reserve[:-1], (COST, self.cost_nano * attempts))
+
+
+def plan(tool: Tool) -> ToolPlan:
+    """Work out once what every call of ``tool`` needs."""
+    spec: ToolSpec = tool.spec
+    attempts = spec.retry.attempts if spec.retry is not None else 1
+    cost = int(spec.cost_usd * NANO)
+    reserve: list[tuple[str, int]] = [(STEPS, 1), (TOOL_CALLS, 1), (TOOL_PREFIX + spec.name, 1)]
+    if cost:
+        reserve.append((COST, cost * attempts))
+    longest = LEASE_S
+    if spec.timeout_s is not None:
+        longest = spec.timeout_s * attempts + MARGIN_S
+        if spec.retry is not None:
+            longest += (spec.retry.max_wait_s + spec.retry.jitter_s) * (attempts - 1)
+    return ToolPlan(
+        tool=tool,
+        reserve=tuple(reserve),
+        attempts=attempts,
+        lease_ns=int(longest * NANO),
+        cost_nano=cost,
+        rerun=spec.effect != "irreversible",
+    )
+
+
+@dataclass(slots=True)
+class House:
+    """Everything of one gateway that the flow looks up.
+
+    Attributes:
+        registry: Tools by name.
+        plans: Execution plan per tool name.
+        rules: Compiled policy.
+        secrets: Secrets in use.
+        redactor: The host's own redactor, or ``None``.
+        breakers: Circuit breakers of this process.
+        has_approver: There is an inline approver to ask.
+        has_sinks: There are sinks to publish to.
+        max_repeats: Identical consecutive calls of a model before it counts as a loop, or ``None``.
+        keep_bodies: Arguments and results are kept beside the audit chain.
+    """
+
+    registry: ToolRegistry
+    plans: Mapping[str, ToolPlan]
+    rules: Rulebook
+    secrets: Secrets
+    redactor: Redactor | None = None
+    breakers: Breakers = field(default_factory=Breakers)
+    has_approver: bool = False
+    has_sinks: bool = False
+    max_repeats: int | None = None
+    keep_bodies: bool = True
+
+
+@dataclass(slots=True)
+class RunView:
+    """What the flow must know of the run it works for; labels change while the run lives.
+
+    Attributes:
+        context: Identity.
+        meters: Accounts to charge.
+        prefix: First part of every call key of the run.
+        labels: Data labels as last seen.
+        version: Their version.
+        max_repeats: The run's own loop limit, or ``None`` for the gateway's.
+    """
+
+    context: RunContext
+    meters: tuple[Meter, ...]
+    prefix: str
+    labels: tuple[str, ...] = ()
+    version: int = 0
+    max_repeats: int | None = None
+
+
+@dataclass(slots=True)
+class Job:
+    """One proposed call.
+
+    Attributes:
+        tool: Name of the tool.
+        arguments: What the caller gave.
+        run: The run it belongs to.
+        call_id: Id in the run.
+        explicit: The id came from the caller (a model), so the call may come again.
+        now_ns: Wall-clock reading for time conditions.
+        colour: Driver that carries it out.
+        expected: The function that was called, when it was called as a decorated function.
+        idempotency_key: Key given by the caller, or ``None``.
+        decision: The decision taken, for spans and logs; set by the flow.
+        seen: What the flow learned on the way, for spans and logs; set by the flow.
+    """
+
+    tool: str
+    arguments: Mapping[str, Any]
+    run: RunView
+    call_id: str
+    explicit: bool
+    now_ns: int
+    colour: Literal["blocking", "awaiting"]
+    expected: Tool | None = None
+    idempotency_key: str | None = None
+    decision: Decision | None = None
+    key: str = ""
+    seq: int = 0
+    approval_id: str | None = None
+    arguments_json: bytes = b""
+    result_json: bytes = b""
+    fallback_of: tuple[str, ...] = ()
+
+
+def quick_fingerprint(tool: str, arguments: Mapping[str, Any], slow: Callable[[str, Mapping[str, Any]], str]) -> str:
+    """Digest of tool and arguments: over a plain encoding when all values are scalars, canonical otherwise.
+
+    Two equal argument sets always take the same of the two ways, so their fingerprints are equal.
+    """
+    parts = [tool]
+    for name in sorted(arguments):
+        value = arguments[name]
+        kind = type(value)
+        if kind is str:
+            parts.append(f"{len(name)}:{name}=s{len(value)}:{value}")
+        elif kind is int or kind is bool or value is None:
+            parts.append(f"{len(name)}:{name}={value!r}")
+        else:
+            return slow(tool, arguments)
+    return hashlib.sha256("\x00".join(parts).encode("utf-8", "surrogatepass")).hexdigest()

@@ -1,0 +1,269 @@
+"""``agentguard.yaml`` as values: the policy and the gateway's settings, each checked with its place in the file.
+
+What must stay true: a key that is not known, a value that cannot be read or a limit that is none is an error
+with file, line and column. A setting is never skipped because it was not understood.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from agentguard.audit.sinks import JsonlSink
+from agentguard.budget.budget import Budget, merged
+from agentguard.documents import Document, did_you_mean, load, load_file
+from agentguard.domain.decisions import Finding
+from agentguard.errors import ConfigurationError, PolicyError
+from agentguard.policy.policies import Policy
+from agentguard.protocols import CredentialProvider, Sink
+from agentguard.resilience.credentials import EnvCredentials
+
+_BUDGET_KEYS: Final = (
+    "scope",
+    "per",
+    "match",
+    "warn_at",
+    "max_steps",
+    "max_tool_calls",
+    "max_tokens",
+    "max_input_tokens",
+    "max_output_tokens",
+    "max_cost_usd",
+    "max_seconds",
+    "max_working_seconds",
+    "max_repeats",
+    "per_tool",
+    "counters",
+)
+_ARCHITECTURE: Final[Mapping[str, tuple[str, ...]]] = {
+    "tool_gateway": ("owned",),
+    "runtime": ("managed_or_custom", "managed", "custom"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a configuration file says.
+
+    Attributes:
+        document: The file itself, for sections that need the registry (``tools``).
+        policy: The policy in it.
+        budgets: Budgets, one per scope, window and match.
+        store: Store URL, or ``None`` when the file names none.
+        has_tools: The file has a ``tools`` section.
+        max_repeats: Loop limit; ``None`` switches loop detection off.
+        loops_set: The file says something about loops.
+        sinks: Audit sinks.
+        credentials: Credential provider, or ``None``.
+        log_calls: Whether tool calls are logged.
+        log_stop_reasons: Whether refusals and stop reasons are logged.
+        architecture: The documented architecture, as written.
+    """
+
+    document: Document
+    policy: Policy
+    budgets: tuple[Budget, ...] = ()
+    store: str | None = None
+    has_tools: bool = False
+    max_repeats: int | None = None
+    loops_set: bool = False
+    sinks: tuple[Sink, ...] = ()
+    credentials: CredentialProvider | None = None
+    log_calls: bool = True
+    log_stop_reasons: bool = True
+    architecture: Mapping[str, str] | None = None
+
+
+def read(path: str | os.PathLike[str]) -> Settings:
+    """Read a configuration file.
+
+    Raises:
+        PolicyError: The file is missing, unreadable or wrong; carries every finding.
+    """
+    return settings_of(load_file(path), Path(path).parent)
+
+
+def read_text(text: str, source: str = "<string>") -> Settings:
+    """The same from a text.
+
+    Raises:
+        PolicyError: The text is wrong; carries every finding.
+    """
+    return settings_of(load(text, source), Path())
+
+
+def settings_of(document: Document, folder: Path) -> Settings:
+    """Everything a document says except what needs the registered tools.
+
+    Args:
+        document: The parsed file.
+        folder: Folder of the file; relative paths of sinks start there.
+
+    Raises:
+        PolicyError: Something is wrong; carries every finding.
+    """
+    findings: list[Finding] = []
+    policy: Policy | None = None
+    try:
+        policy = Policy.from_document(document)
+    except PolicyError as error:
+        findings += error.findings
+    value: Any = document.value
+    if not isinstance(value, Mapping):
+        raise PolicyError(findings)
+    reader = _Reader(document, findings)
+    budgets = _budgets(reader, value.get("budgets"))
+    store = value.get("store")
+    if "store" in value and (not isinstance(store, str) or not store):
+        reader.wrong("AG111", 'store must be a URL such as "sqlite:///agentguard.db"', ("store",))
+    loops, has_loops = _loops(reader, value)
+    sinks = _sinks(reader, value.get("sinks"), folder)
+    credentials = _credentials(reader, value)
+    calls, reasons = _logging(reader, value)
+    architecture = _architecture(reader, value)
+    if findings or policy is None:
+        raise PolicyError(findings)
+    return Settings(
+        document=document,
+        policy=policy,
+        budgets=budgets,
+        store=store,
+        has_tools="tools" in value,
+        max_repeats=loops,
+        loops_set=has_loops,
+        sinks=sinks,
+        credentials=credentials,
+        log_calls=calls,
+        log_stop_reasons=reasons,
+        architecture=architecture,
+    )
+
+
+class _Reader:
+    """Collects findings while a document is read."""
+
+    def __init__(self, document: Document, findings: list[Finding]) -> None:
+        self._document = document
+        self._findings = findings
+
+    def wrong(self, code: str, message: str, path: tuple[str | int, ...], *, key: bool = False, hint: str = "") -> None:
+        self._findings.append(self._document.finding(code, message, path, key=key, hint=hint))
+
+    def mapping(self, value: Any, path: tuple[str | int, ...], known: tuple[str, ...]) -> Mapping[str, Any]:
+        """``value`` with its unknown keys reported; empty when it is no mapping."""
+        name = ".".join(map(str, path))
+        if not isinstance(value, Mapping):
+            self.wrong("AG111", f"{name} must be a mapping", path)
+            return {}
+        for key in value:
+            if key not in known:
+                hint = did_you_mean(key, known) or f"known keys: {', '.join(known)}"
+                self.wrong("AG110", f'unknown key "{key[:60]}" in {name}', (*path, key), key=True, hint=hint)
+        return value
+
+
+def _budgets(reader: _Reader, section: Any) -> tuple[Budget, ...]:
+    if section is None:
+        return ()
+    entries: list[tuple[Any, tuple[str | int, ...]]]
+    if isinstance(section, Mapping):
+        entries = [(section, ("budgets",))]
+    elif isinstance(section, list):
+        entries = [(entry, ("budgets", index)) for index, entry in enumerate(section)]
+    else:
+        reader.wrong("AG111", "budgets must be one budget or a list of budgets", ("budgets",))
+        return ()
+    found = []
+    for entry, path in entries:
+        before = reader.mapping(entry, path, _BUDGET_KEYS)
+        known = {key: value for key, value in before.items() if key in _BUDGET_KEYS}
+        if len(known) < len(before) or not before:
+            if not before and isinstance(entry, Mapping):
+                reader.wrong("AG401", "this budget limits nothing; give it at least one max_... limit", path)
+            continue
+        try:
+            found.append(Budget(**known))
+        except ConfigurationError as error:
+            text = str(error)
+            code, _, message = text.partition(" ")
+            named = message.split(":", 1)[0].split(".", 1)[0]
+            reader.wrong(code, message, (*path, named) if named in known else path)
+        except TypeError as error:  # a value of a type that no limit has
+            reader.wrong("AG402", str(error), path)
+    return merged(found)
+
+
+def _loops(reader: _Reader, value: Mapping[str, Any]) -> tuple[int | None, bool]:
+    if "loops" not in value:
+        return None, False
+    section = reader.mapping(value["loops"], ("loops",), ("max_repeats",))
+    limit = section.get("max_repeats")
+    if limit == "off":
+        return None, True
+    if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
+        reader.wrong("AG402", "max_repeats must be a whole number above 0, or off", ("loops", "max_repeats"))
+        return None, True
+    return limit, True
+
+
+def _sinks(reader: _Reader, section: Any, folder: Path) -> tuple[Sink, ...]:
+    if section is None:
+        return ()
+    if not isinstance(section, list):
+        reader.wrong("AG111", "sinks must be a list such as [{jsonl: audit.jsonl, required: true}]", ("sinks",))
+        return ()
+    found: list[Sink] = []
+    for index, entry in enumerate(section):
+        path = ("sinks", index)
+        settings = reader.mapping(entry, path, ("jsonl", "required"))
+        target, required = settings.get("jsonl"), settings.get("required", False)
+        if not isinstance(target, str) or not target:
+            reader.wrong("AG111", "a sink needs a file: jsonl: audit.jsonl", path)
+        elif not isinstance(required, bool):
+            reader.wrong("AG111", "required must be true or false", (*path, "required"))
+        else:
+            found.append(JsonlSink(folder / target, required=required))
+    return tuple(found)
+
+
+def _credentials(reader: _Reader, value: Mapping[str, Any]) -> CredentialProvider | None:
+    if "credentials" not in value:
+        return None
+    section = reader.mapping(value["credentials"], ("credentials",), ("env",))
+    prefix = section.get("env")
+    if not isinstance(prefix, str) or not prefix:
+        reader.wrong("AG111", "credentials needs env: the prefix of the environment variables", ("credentials",))
+        return None
+    try:
+        return EnvCredentials(prefix)
+    except ConfigurationError as error:
+        reader.wrong("AG111", str(error), ("credentials", "env"))
+        return None
+
+
+def _logging(reader: _Reader, value: Mapping[str, Any]) -> tuple[bool, bool]:
+    if "logging" not in value:
+        return True, True
+    section = reader.mapping(value["logging"], ("logging",), ("tool_calls", "stop_reasons"))
+    answers = []
+    for name in ("tool_calls", "stop_reasons"):
+        wanted = section.get(name, True)
+        if not isinstance(wanted, bool):
+            reader.wrong("AG111", f"{name} must be true or false", ("logging", name))
+            wanted = True
+        answers.append(wanted)
+    return answers[0], answers[1]
+
+
+def _architecture(reader: _Reader, value: Mapping[str, Any]) -> Mapping[str, str] | None:
+    if "architecture" not in value:
+        return None
+    section = reader.mapping(value["architecture"], ("architecture",), tuple(_ARCHITECTURE))
+    for name, words in _ARCHITECTURE.items():
+        if name in section and section[name] not in words:
+            hint = f"one of {', '.join(words)}"
+            reader.wrong("AG115", f"{name} is not a word that is known here", ("architecture", name), hint=hint)
+    return dict(section)
