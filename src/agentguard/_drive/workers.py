@@ -31,7 +31,7 @@ class Workers:
         self._reset()
         if hasattr(os, "register_at_fork"):
             this = weakref.ref(self)
-            os.register_at_fork(after_in_child=lambda: (pool := this()) and pool._reset())
+            os.register_at_fork(after_in_child=lambda: None if (pool := this()) is None else pool._reset())
 
     def _reset(self) -> None:
         self._lock = threading.Lock()

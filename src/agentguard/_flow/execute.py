@@ -31,7 +31,7 @@ from agentguard._flow.rulebook import House, Job, ToolPlan
 from agentguard.domain.calls import Ambiguous, CallRecord, Completed, Failed, Outcome
 from agentguard.domain.context import CallContext
 from agentguard.domain.decisions import Decision, StopReason
-from agentguard.domain.events import Event
+from agentguard.domain.events import Event, Facts
 from agentguard.domain.operations import Finish, Finished, Proceed
 from agentguard.domain.usage import NANO, BudgetWarning
 from agentguard.errors import SinkError, StoreError
@@ -43,7 +43,7 @@ from agentguard.tools.schema import OutputInvalid
 if TYPE_CHECKING:
     from agentguard.resilience.breaking import Ticket
     from agentguard.resilience.credentials import Credentials
-    from agentguard.tools.tool import Validated
+    from agentguard.tools.schema import Validated
 
 Status = Literal["succeeded", "failed", "ambiguous", "refused"]
 
@@ -307,7 +307,7 @@ def _attempts(
                 else:
                     _fail(house, job, known, error, course, reason)
                 return
-            facts = {"attempt": course.attempts, "error": type(error).__name__, "step": "retry", "tool": spec.name}
+            facts: Facts = {"attempt": course.attempts, "error": type(error).__name__, "step": "retry", "tool": spec.name}
             course.events = (*course.events, Event("step", facts))
             yield from Sleep(pause)
             elapsed += pause
@@ -404,7 +404,7 @@ def _finish(
     context = job.run.context
     event = None
     if audited:
-        facts = {
+        facts: Facts = {
             "attempts": course.attempts,
             "call": job.call_id,
             "error": course.error,

@@ -43,7 +43,8 @@ from agentguard.resilience.sandboxing import refuse as unenforceable
 from agentguard.tools.schema import ArgumentsInvalid
 
 if TYPE_CHECKING:
-    from agentguard.tools.tool import Tool, Validated
+    from agentguard.tools.schema import Validated
+    from agentguard.tools.tool import Tool
 
 _NO_TERMS = ApprovalTerms()
 

@@ -18,7 +18,7 @@ from agentguard.protocols import Redactor
 from agentguard.resilience.breaking import Breakers
 
 if TYPE_CHECKING:
-    from agentguard.policy.compiling import Rulebook
+    from agentguard.policy.deciding import Rulebook
     from agentguard.tools.registry import ToolRegistry
     from agentguard.tools.tool import Tool
 
@@ -32,8 +32,8 @@ MARGIN_S = 30.0
 class Secrets(Protocol):
     """Knows the secrets that are in use, to remove them from whatever leaves the gateway."""
 
-    def __bool__(self) -> bool:
-        """Whether there are any."""
+    def __len__(self) -> int:
+        """How many there are."""
         ...
 
     def redact(self, value: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 EventKind: TypeAlias = Literal[
     "run.opened",
@@ -36,6 +36,10 @@ EventKind: TypeAlias = Literal[
 ]
 
 
+Facts: TypeAlias = Mapping[str, str | int | bool | None]
+"""Flat facts of an event."""
+
+
 @dataclass(frozen=True, slots=True)
 class Event:
     """Something to be recorded; the store gives it a place in the chain.
@@ -49,7 +53,7 @@ class Event:
     """
 
     kind: EventKind
-    facts: Mapping[str, str | int | bool | None]
+    facts: Facts
     body: bytes = b""
 
 
@@ -74,6 +78,3 @@ class AuditRecord:
     hash: str
     salt: str
     body: bytes | None
-
-
-Facts: TypeAlias = Mapping[str, Any]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic_core import to_json
 
-from agentguard.audit.anchoring import anchor
+from agentguard.audit.anchoring import Head, anchor
 from agentguard.audit.exporting import export_lines
 from agentguard.audit.verifying import ChainReport, verify_chain
 from agentguard.budget.budget import meter_for
@@ -525,7 +525,7 @@ class Audit:
         )
         return export_lines(
             (
-                (r.context.tenant, r.context.run_id, r.audit_seq, r.audit_head),
+                Head(r.context.tenant, r.context.run_id, r.audit_seq, r.audit_head),
                 self.records(r.context.run_id, tenant=r.context.tenant),
             )
             for r in reversed(runs)
