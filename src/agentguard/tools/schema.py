@@ -15,6 +15,7 @@ import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import PurePath
 from typing import Any, NamedTuple, NoReturn, Protocol
 
 from pydantic import ValidationError
@@ -262,7 +263,7 @@ def problems_of(error: ValidationError, known: Collection[str], top: Collection[
         if kind == "missing":
             message = "is required"
         elif kind in _FROM_SCHEMA:
-            message = item["msg"].replace("Input should ", "must ", 1)
+            message = item["msg"].replace("Input should ", "must ", 1).replace("a valid dictionary", "an object")
             if len(message) > 200:  # a bound of thousands of digits, or a long list of choices
                 message = f"{message[:200]}..."
         elif kind in ("json_invalid", "recursion_loop"):
@@ -343,7 +344,7 @@ class Plain:
         if not self._instances or callable(value) or isinstance(value, Iterator):
             self._refuse(path, "must be a JSON value", f"found {type(value).__name__}")
         try:
-            form = to_jsonable_python(value, by_alias=True)
+            form = str(value) if isinstance(value, PurePath) else to_jsonable_python(value, by_alias=True)
         except Exception as error:  # the value's own serializer may raise anything
             raise ArgumentsInvalid(
                 [

@@ -314,6 +314,8 @@ class SignatureInput:
             try:
                 result = validate(arguments)
             except ValidationError as error:
+                if isinstance(arguments, Mapping) and not isinstance(arguments, dict):
+                    return check(dict(arguments))
                 raise ArgumentsInvalid(problems_of(error, self._known, self._names)) from None
             if len(result) != count:
                 result = {**defaults, **result}
@@ -347,7 +349,7 @@ class SignatureInput:
                         )
                     ]
                 )
-        _refuse_dropped(given, effective, self._known)
+        _refuse_changed(given, effective, self._known)
         for path, original in plain.converted:
             part = at(kwargs, path)
             if type(part) in (str, int, float, bool) and not isinstance(original, type(part)):
@@ -380,7 +382,7 @@ def _is_scalar(core: Mapping[str, Any]) -> bool:
     if core["type"] == "nullable":
         return _is_scalar(core["schema"])
     if core["type"] == "literal":
-        return all(type(item) in (str, int, bool, NoneType) for item in core["expected"])
+        return all(type(item) in (str, NoneType) for item in core["expected"])  # 1, 1.0 and True are equal
     return core["type"] in _SCALARS
 
 
@@ -403,16 +405,20 @@ def _bounded(core: Any) -> Any:
     return core
 
 
-def _refuse_dropped(given: Any, effective: Any, known: frozenset[str], path: tuple[Any, ...] = ()) -> None:
-    """A model that ignores unknown keys must not swallow a misspelt one."""
+def _refuse_changed(given: Any, effective: Any, known: frozenset[str], path: tuple[Any, ...] = ()) -> None:
+    """A model that ignores unknown keys must not swallow a misspelt one, nor an enumeration take ``True`` for ``1``."""
     if isinstance(given, dict) and isinstance(effective, dict):
         for key, value in given.items():
             if key not in effective:
                 raise ArgumentsInvalid([unknown_argument(key, effective, dotted(path, known))])
-            _refuse_dropped(value, effective[key], known, (*path, key))
+            _refuse_changed(value, effective[key], known, (*path, key))
     elif isinstance(given, list) and isinstance(effective, list) and len(given) == len(effective):
         for index, (value, kept) in enumerate(zip(given, effective, strict=True)):
-            _refuse_dropped(value, kept, known, (*path, index))
+            _refuse_changed(value, kept, known, (*path, index))
+    elif isinstance(effective, (bool, int)) and type(given) is not type(effective):
+        if isinstance(given, (bool, int, float)):
+            kind = "a boolean" if isinstance(effective, bool) else "an integer"
+            raise ArgumentsInvalid([Problem(dotted(path, known), f"must be {kind}", f"found {shown(given)}")])
 
 
 class HintResult:
