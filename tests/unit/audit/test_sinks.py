@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import multiprocessing
 import os
@@ -254,3 +255,27 @@ def test_the_record_of_a_gap_makes_no_new_gap() -> None:
 def test_the_file_is_one_json_object_per_line(tmp_path: Path) -> None:
     JsonlSink(tmp_path / "a").write((record(1),))
     assert json.loads((tmp_path / "a").read_text())["type"] == "record"
+
+
+def test_nobody_else_can_lock_the_file_while_a_batch_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a"
+    sink = JsonlSink(path)
+    real = os.write
+    held: list[bool] = []
+
+    def watched(fd: int, data: memoryview) -> int:
+        with path.open("rb") as other:
+            try:
+                fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                held.append(False)
+            except BlockingIOError:
+                held.append(True)
+        return real(fd, data)
+
+    monkeypatch.setattr(os, "write", watched)
+    sink.write((record(1),))
+    assert held == [True]
+    with path.open("rb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
