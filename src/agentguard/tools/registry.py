@@ -261,7 +261,7 @@ class ToolRegistry:
                 setting = getattr(error, "setting", None)
                 known = isinstance(entry, Mapping) and setting in entry
                 place = (*path, name, setting) if known else (*path, name)
-                findings.append(document.finding(error.code, str(error), place, key=not known))
+                findings.append(document.finding(error.code, str(error), place, key=not known or error.code == "AG229"))
         if findings:
             raise PolicyError(findings)
         try:

@@ -205,10 +205,12 @@ def read_signature(function: Callable[..., Any], where: str, *, method: bool, op
     return Signature(tuple(parameters), injected, returns, variadic, signature.replace(parameters=kept))
 
 
-def _adapter(hint: Any, where: str, code: str) -> TypeAdapter[Any]:
+def _adapter(hint: Any, where: str, code: str, config: ConfigDict | None = None) -> TypeAdapter[Any]:
     try:
-        return TypeAdapter(hint)
+        return TypeAdapter(hint, config=config)
     except (PydanticUserError, NameError, TypeError) as error:
+        if config is not None and getattr(error, "code", None) == "type-adapter-config-unused":
+            return _adapter(hint, where, code)  # models bring their own
         text = str(error).split("\n", 1)[0]
         raise ToolDefinitionError(
             f"{where}: the type has no JSON form ({text}). Use JSON types, pydantic models or dataclasses, or "
@@ -424,14 +426,17 @@ def _refuse_changed(given: Any, effective: Any, known: frozenset[str], path: tup
 class HintResult:
     """Checks results against the return hint, or only that they can be written as JSON when there is none."""
 
-    __slots__ = ("_adapter", "schema")
+    __slots__ = ("_adapter", "_look_for_nan", "schema")
 
     def __init__(self, returns: Any, where: str) -> None:
         self.schema: dict[str, Any] | None = None
         self._adapter: TypeAdapter[Any] | None = None
         if returns in (inspect.Signature.empty, Any, object, typing.NoReturn, typing.Never):
             return
-        self._adapter = _adapter(returns, where, "AG223")
+        self._adapter = _adapter(returns, where, "AG223", ConfigDict(allow_inf_nan=False, ser_json_inf_nan="constants"))
+        kinds = {node.get("type") for node in walk(self._adapter.core_schema) if isinstance(node.get("type"), str)}
+        # models write NaN as null unless they are told otherwise
+        self._look_for_nan = bool(kinds & {"model", "dataclass", "typed-dict"} and kinds & {"float", "any"})
         schema: dict[str, Any] = _json_schema(self._adapter, "serialization", where, "AG223")
         schema.pop("title", None)
         self.schema = schema
@@ -457,7 +462,11 @@ class HintResult:
             ) from None
         except Exception as error:
             raise _unwritable(value, error) from error
-        return Output(checked, written(checked, self._adapter))
+        text = written(checked, self._adapter)
+        if self._look_for_nan:
+            # what the type writes as null is NaN or infinity in the value as Python has it
+            written(self._adapter.dump_python(checked, by_alias=True, warnings=False))
+        return Output(checked, text)
 
     def revive(self, text: str | bytes) -> Any:
         """The value out of a stored JSON text; plain JSON where it no longer fits the type (redacted, changed)."""

@@ -6,7 +6,7 @@ import enum
 import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta, timezone
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import PurePosixPath
 from types import MappingProxyType
@@ -115,14 +115,39 @@ def test_one_and_true_and_their_texts_are_different_things(hint: Any, accepted: 
         *((str, "\ud800"), (Any, "\ud800"), (Any, {"k\udfff": 1}), (Any, {1: 2}), (Any, {None: 2}), (dict, {1: 2})),
         *((int, 10**5000), (int, -(10**5000)), (Any, 10**5000), (Any, object()), (Any, int), (Any, iter([1]))),
         *((list[int], "12"), (list[int], {"0": 1}), (list[int], [1, "2"]), (list[int], None), (list[str], "ab")),
-        *((dict[str, int], []), (dict[str, int], {"a": "1"}), (Literal[1], True), (Literal[1], 1.0), (Literal["a"], "b")),
-        *((Literal[True], 1), (Colour, "green"), (Size, True), (Size, 1.0), (UUID, "nope"), (UUID, 5), (UUID, str(ID) + "x")),
-        *((datetime, 5), (datetime, "yesterday"), (datetime, True), (date, "2024-13-01"), (timedelta, 5.5), (Decimal, True)),
+        *(
+            (dict[str, int], []),
+            (dict[str, int], {"a": "1"}),
+            (Literal[1], True),
+            (Literal[1], 1.0),
+            (Literal["a"], "b"),
+        ),
+        *(
+            (Literal[True], 1),
+            (Colour, "green"),
+            (Size, True),
+            (Size, 1.0),
+            (UUID, "nope"),
+            (UUID, 5),
+            (UUID, str(ID) + "x"),
+        ),
+        *(
+            (datetime, 5),
+            (datetime, "yesterday"),
+            (datetime, True),
+            (date, "2024-13-01"),
+            (timedelta, 5.5),
+            (Decimal, True),
+        ),
         *((Decimal, "NaN"), (Decimal, "Infinity"), (Line, {}), (Line, {"sku": 1}), (Line, {"sku": "a", "amuont": 2})),
-        *((Line, [("sku", "a")]), (Order, {"lines": [{"sku": "a", "x": 1}]}), (list[Line], [{"sku": "a"}, {"sky": "b"}])),
+        *(
+            (Line, [("sku", "a")]),
+            (Order, {"lines": [{"sku": "a", "x": 1}]}),
+            (list[Line], [{"sku": "a"}, {"sky": "b"}]),
+        ),
         *((Point, {"x": "1"}), (Point, {"x": 1, "z": 1}), (Point, 1), (tuple[int, str], [1]), (set[int], ["1"])),
-        *((str, ID), (str, datetime(2024, 1, 1, tzinfo=timezone.utc)), (str, PurePosixPath("/x")), (str, Colour.RED)),
-        *((int, timedelta(seconds=1)), (Any, datetime(2024, 1, 1, tzinfo=timezone.utc)), (list[str], [ID])),
+        *((str, ID), (str, datetime(2024, 1, 1, tzinfo=UTC)), (str, PurePosixPath("/x")), (str, Colour.RED)),
+        *((int, timedelta(seconds=1)), (Any, datetime(2024, 1, 1, tzinfo=UTC)), (list[str], [ID])),
         *((Annotated[str, Field(max_length=3)], "four"), (Annotated[int, Field(gt=0)], 0), (int | str, 1.5)),
     ],
     ids=lambda value: ascii(type(value))[:20],
@@ -175,7 +200,7 @@ def test_rich_types_take_their_json_form_and_their_instances(
     [
         (int, 5),
         (Colour, Colour.RED),
-        (datetime, datetime(2024, 1, 1, tzinfo=timezone.utc)),
+        (datetime, datetime(2024, 1, 1, tzinfo=UTC)),
         (Decimal, Decimal("1.5")),
         (Order, Order(lines=[Line(sku="a")])),
         (set[int], {3, 1}),
@@ -426,7 +451,9 @@ def test_a_secret_cannot_be_an_argument(hint: Any) -> None:
     assert caught.value.code == "AG220"
 
 
-@pytest.mark.parametrize("hint", [Annotated[int, Field(alias="y")], Callable[[], int], type("Alien", (), {}), "Unknown"])
+@pytest.mark.parametrize(
+    "hint", [Annotated[int, Field(alias="y")], Callable[[], int], type("Alien", (), {}), "Unknown"]
+)
 def test_types_without_a_json_form_are_definition_errors(hint: Any) -> None:
     with pytest.raises(ToolDefinitionError) as caught:
         one(hint)

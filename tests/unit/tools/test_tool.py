@@ -95,7 +95,7 @@ class Shop:
         return f"{cls.__name__} {name}"
 
     @tool(name="shop.broken")
-    def broken(amount: int) -> int:  # type: ignore[misc]  # noqa: N805 - self is missing on purpose
+    def broken(amount: int) -> int:  # type: ignore[misc]
         return amount
 
 

@@ -59,7 +59,9 @@ def test_sizes_are_read_in_bytes(value: Any, expected: int) -> None:
     assert units.size(value) == expected
 
 
-@pytest.mark.parametrize("value", ["512", "1 XB", "0.5B", "-1MB", -1, 1.0, True, None, 2**63, 10**5000, "9999999TB"], ids=label)
+@pytest.mark.parametrize(
+    "value", ["512", "1 XB", "0.5B", "-1MB", -1, 1.0, True, None, 2**63, 10**5000, "9999999TB"], ids=label
+)
 def test_other_sizes_are_refused(value: Any) -> None:
     with pytest.raises(ValueError, match=r"size|64 bits|bytes"):
         units.size(value)
