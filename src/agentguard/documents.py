@@ -12,6 +12,7 @@ The tree is built from parser events without recursion and without PyYAML's comp
 from __future__ import annotations
 
 import difflib
+import itertools
 import os
 import re
 import stat
@@ -82,7 +83,9 @@ def did_you_mean(word: str, candidates: Iterable[str]) -> str:
     Returns:
         ``did you mean "x"?`` or ``""`` when nothing is close.
     """
-    known = {c.casefold(): c for c in candidates}
+    # Comparing is quadratic in length and linear in candidates; a registry may hold thousands of names.
+    likely = (c for c in candidates if abs(len(c) - len(word)) <= max(3, len(word) // 2))
+    known = {c.casefold(): c for c in itertools.islice(likely, 1000)}
     close = difflib.get_close_matches(word[:128].casefold(), known, n=1, cutoff=0.6)
     return f'did you mean "{known[close[0]]}"?' if close else ""
 

@@ -339,13 +339,15 @@ def _compose(
 
     binding = [rule for rule in (*matched, *holding) if not plan.layers[rule.layer].observe]
     try:
-        obligations = tightest(rule.obligations for rule in binding)
+        refused = verdict == "deny" and not observed
+        obligations = NO_OBLIGATIONS if refused else tightest(rule.obligations for rule in binding)
     except Unenforceable as error:
         return replace(refusal(plan.tool, plan.digest, f"obligations contradict: {error}"), stateful=plan.stateful)
     decisive = [rule for rule in matched if rule.verb == verdict and counts(rule)]
     if verdict == "allow":
         decisive = list({rule.layer: rule for rule in reversed(holding)}.values())[::-1]
     reasons = [*_said(decisive, matched), *_not_said(plan, verdict, verdicts, grants, observed)]
+    reasons += [_because(rule, "adds obligations", matched[rule]) for rule in matched if rule.verb == "constrain"]
     reasons += [
         f"{rule.ref} observes only: it would say {rule.verb}"
         for rule in matched
@@ -362,7 +364,7 @@ def _compose(
         verdict,
         rules=tuple(rule.ref for rule in decisive),
         reasons=tuple(reasons),
-        obligations=obligations if verdict != "deny" or observed else NO_OBLIGATIONS,
+        obligations=obligations,
         policy_digest=plan.digest,
         unlock=tuple(unlock),
         approval=terms,
@@ -433,13 +435,12 @@ def _changes(
     observed: bool,
 ) -> list[Change]:
     """The smallest changes after which the call would be allowed, nearest first."""
-    needed: list[Change] = []
+    needed: list[str] = []
     for rule in decisive:
-        if rule.verb == "deny":
-            flips = [clause for clause in rule.clauses if clause.kind == "args"]
-            if not flips:
-                return []
-            needed.append((" or ".join(clause.avoid for clause in flips), True))
+        flips = [clause for clause in rule.clauses if clause.kind == "args"]
+        if not flips:
+            return []
+        needed.append(" or ".join(clause.avoid for clause in flips))
     options: list[tuple[int, Change]] = []
     missing = False
     for index, layer in enumerate(plan.layers):
@@ -458,11 +459,9 @@ def _changes(
                 options.append((len(failing), (text, all(clause.kind == "args" for clause in failing))))
     options.sort(key=lambda option: (option[0], option[1]))
     if not missing:
-        joined = " and ".join(text for text, _ in needed)
-        return [(joined, True)] if joined else [change for _, change in options[:5]]
-    if not options:
-        return []
-    prefix = "".join(f"{text} and " for text, _ in needed)
+        return [(", and ".join(needed), True)] if needed else [change for _, change in options[:5]]
+    denied = any(rule.verb == "deny" for rule in decisive)
+    prefix = "".join(f"{text}, and " for text in needed) if denied else ""
     return list(dict.fromkeys((prefix + text, safe) for _, (text, safe) in options[:5]))
 
 

@@ -318,14 +318,14 @@ def _numbers(ranges: Sequence[tuple[float, bool, float, bool, Candidate]]) -> _L
         if total > _CELLS:
             return None
         for cell in cells[first : last + 1]:
-            if rule not in cell:
+            if not cell or cell[-1] is not rule:
                 cell.append(rule)
     table = tuple(tuple(cell) for cell in cells)
     everything = tuple(dict.fromkeys(rule for *_, rule in ranges))
     size = len(points)
 
     def look(value: float) -> Sequence[Candidate]:
-        if value != value:  # noqa: PLR0124 - NaN, which no interval covers and no rule can judge
+        if value - value != 0:  # NaN and the infinities: no interval says anything about them
             return everything
         at = bisect_left(points, value)
         return table[2 * at + 1] if at < size and points[at] == value else table[2 * at]

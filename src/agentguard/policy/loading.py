@@ -143,7 +143,13 @@ class Reader:
             if key in known:
                 good[key] = item
             elif key in later:
-                self.report("AG114", f"{key} is not supported by this version", (*path, key), key=True)
+                self.report(
+                    "AG114",
+                    f"{key} is not supported by this version",
+                    (*path, key),
+                    key=True,
+                    hint="it would not be enforced, so the file does not load",
+                )
             else:
                 hint = did_you_mean(key, known) or f"known keys: {', '.join(known)}"
                 self.report("AG110", f'unknown key "{printable(key)}" in {what}', (*path, key), key=True, hint=hint)

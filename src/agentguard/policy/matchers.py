@@ -363,7 +363,7 @@ def within(roots: Sequence[str], resolve: PathResolver) -> Condition:
     ``//`` are unknown as well.
     """
     plain = [posixpath.normpath(root) for root in roots]
-    real = [*plain, *(resolve(root) for root in plain)]
+    real = [*plain, *map(resolve, plain)]
 
     def judge(value: Any) -> Truth:
         if kind(value) != "string" or not 0 < len(value) <= 4096:

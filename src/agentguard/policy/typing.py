@@ -474,4 +474,4 @@ def _duty(spec: ToolSpec, path: str, duty: tuple[str, Any], where: tuple[str | i
                 if bound is not None and not any(_permits(s, bound, root) for s in schemas):
                     yield "AG208", f"{path} of {spec.name} can never be {bound}", where, "", True
     elif not any(_permits(s, value, root) for s in schemas):
-        yield "AG208", f"{path} of {spec.name} cannot be {what}ed to that value", where, "deny instead", True
+        yield "AG208", f"{path} of {spec.name} does not permit what {what} puts there", where, "deny instead", True
