@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, Self, TypeAlias
 
 from agentguard._version import __version__
 from agentguard.domain.calls import Ambiguous, Completed, Failed, Outcome, Refused, Suspended
@@ -168,6 +168,9 @@ class CallSpan:
     While entered, its span is the current one, so that spans opened by the tool nest under it. It belongs to
     one thread or task, and is never held across the ``yield`` of a generator.
     """
+
+    idle: ClassVar[bool] = False
+    """Nobody listens: there is nothing to tell."""
 
     __slots__ = (
         "_call_id", "_context", "_done", "_own", "_span", "_start_ns", "_telemetry", "_token", "_tool", "_tracer",
@@ -338,6 +341,7 @@ class CallSpan:
 class _Off(CallSpan):
     # Shared by all calls while nobody listens.
     __slots__ = ()
+    idle = True
 
     def __init__(self) -> None:
         pass

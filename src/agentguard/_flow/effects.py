@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from typing_extensions import TypeVar
 
 from agentguard.domain.approvals import ApprovalRequest, Verdict
+from agentguard.domain.constructing import quick
 from agentguard.domain.context import CallContext
 from agentguard.domain.events import AuditRecord
 from agentguard.domain.operations import Effect
@@ -48,6 +49,7 @@ class Interrupted(BaseException):
         self.answer = answer
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Invoke(Effect[Any]):
     """Run the tool's body once and answer its result.

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Final
 
+from agentguard.domain.constructing import quick
 from agentguard.domain.decisions import StopReason
 from agentguard.domain.usage import (
     COST,
@@ -52,6 +53,7 @@ class Account:
     warned: set[str] = field(default_factory=set)
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Hold:
     """A reservation that is not settled yet.

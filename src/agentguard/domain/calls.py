@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from agentguard.domain.approvals import ApprovalRequest
+from agentguard.domain.constructing import quick
 from agentguard.domain.decisions import Decision, StopReason
 
 CallStatus: TypeAlias = Literal["refused", "pending", "running", "succeeded", "failed", "ambiguous"]
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class CallRecord:
     """A call as the store knows it.
@@ -48,6 +50,7 @@ class CallRecord:
     approval_id: str | None = None
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Completed:
     """The tool ran and returned.

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from agentguard.domain.constructing import quick
+
 
 @dataclass(frozen=True, slots=True)
 class RunContext:
@@ -40,6 +42,7 @@ class RunContext:
     task: str | None = None
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class CallContext:
     """What a tool body may know about the call it serves; injected into a parameter of this type.

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from agentguard.domain.constructing import quick
+
 EventKind: TypeAlias = Literal[
     "run.opened",
     "run.waiting",
@@ -40,6 +42,7 @@ Facts: TypeAlias = Mapping[str, str | int | bool | None]
 """Flat facts of an event."""
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Event:
     """Something to be recorded; the store gives it a place in the chain.
@@ -57,6 +60,7 @@ class Event:
     body: bytes = b""
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class AuditRecord:
     """One link of a run's chain.

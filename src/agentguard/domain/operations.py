@@ -15,6 +15,7 @@ from typing_extensions import TypeVar
 
 from agentguard.domain.approvals import ApprovalRequest, Verdict
 from agentguard.domain.calls import CallRecord
+from agentguard.domain.constructing import quick
 from agentguard.domain.decisions import ApprovalTerms, StopReason
 from agentguard.domain.events import AuditRecord, Event
 from agentguard.domain.runs import ApprovalFilter, RunFilter, RunRecord, StateEntry, Switch
@@ -74,6 +75,7 @@ class ApprovalDemand:
     nonce: str
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Begin(Operation["Admission"]):
     """Admit a decided call: kill switches, run status, earlier outcome, approval, budgets, intent record.
@@ -125,6 +127,7 @@ class Begin(Operation["Admission"]):
     edit_of: str | None = None
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Proceed:
     """The call is admitted: intent and hold are durable.
@@ -212,6 +215,7 @@ class Unresolved:
 Admission: TypeAlias = Proceed | Replayed | Turned | Waiting | Edited | Moved | Unresolved
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Finish(Operation["Finished"]):
     """Settle an admitted call: release or settle holds, remember the outcome, write the outcome record.
@@ -238,6 +242,7 @@ class Finish(Operation["Finished"]):
     more: tuple[Event, ...] = ()
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Finished:
     """The call is settled.
@@ -261,7 +266,7 @@ class Finished:
 
 
 @dataclass(frozen=True, slots=True)
-class GetCall(Operation["CallRecord | None"]):
+class GetCall(Operation[CallRecord | None]):
     """Read one call by its key."""
 
     tenant: str
@@ -269,7 +274,7 @@ class GetCall(Operation["CallRecord | None"]):
 
 
 @dataclass(frozen=True, slots=True)
-class ListCalls(Operation["tuple[CallRecord, ...]"]):
+class ListCalls(Operation[tuple[CallRecord, ...]]):
     """The calls of a run, oldest first."""
 
     tenant: str
@@ -277,7 +282,7 @@ class ListCalls(Operation["tuple[CallRecord, ...]"]):
 
 
 @dataclass(frozen=True, slots=True)
-class ResolveCall(Operation["CallRecord"]):
+class ResolveCall(Operation[CallRecord]):
     """Say what became of an ambiguous call: ``succeeded`` with an outcome, ``failed``, or ``refused``
     (it never happened, and the key is free again). Raises ``StoreConflict`` when the call is not ambiguous."""
 
@@ -336,14 +341,14 @@ class Settle(Operation["Reserved"]):
 
 
 @dataclass(frozen=True, slots=True)
-class ReadBudgets(Operation["tuple[BudgetLine, ...]"]):
+class ReadBudgets(Operation[tuple[BudgetLine, ...]]):
     """Usage of the given meters; limits come from the meters."""
 
     meters: tuple[Meter, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class ReadAccount(Operation["Mapping[str, int]"]):
+class ReadAccount(Operation[Mapping[str, int]]):
     """Settled amounts per dimension of one lifetime account."""
 
     account: str
@@ -353,7 +358,7 @@ class ReadAccount(Operation["Mapping[str, int]"]):
 
 
 @dataclass(frozen=True, slots=True)
-class GetApproval(Operation["ApprovalRequest | None"]):
+class GetApproval(Operation[ApprovalRequest | None]):
     """Read one request; expiry is applied as of store time. ``tenant=None`` reads across tenants (operators)."""
 
     id: str
@@ -361,14 +366,14 @@ class GetApproval(Operation["ApprovalRequest | None"]):
 
 
 @dataclass(frozen=True, slots=True)
-class ListApprovals(Operation["tuple[ApprovalRequest, ...]"]):
+class ListApprovals(Operation[tuple[ApprovalRequest, ...]]):
     """Requests that match, oldest first."""
 
     filter: ApprovalFilter
 
 
 @dataclass(frozen=True, slots=True)
-class Vote(Operation["ApprovalRequest"]):
+class Vote(Operation[ApprovalRequest]):
     """One approver's answer. Raises ``ApprovalError`` when it does not count: unknown, decided, expired,
     wrong role, requester, same approver twice, edit not permitted."""
 
@@ -400,7 +405,7 @@ class RunOpened:
 
 
 @dataclass(frozen=True, slots=True)
-class GetRun(Operation["RunRecord | None"]):
+class GetRun(Operation[RunRecord | None]):
     """Read one run."""
 
     tenant: str | None
@@ -408,7 +413,7 @@ class GetRun(Operation["RunRecord | None"]):
 
 
 @dataclass(frozen=True, slots=True)
-class ListRuns(Operation["tuple[RunRecord, ...]"]):
+class ListRuns(Operation[tuple[RunRecord, ...]]):
     """Runs that match, newest first."""
 
     filter: RunFilter
@@ -431,7 +436,7 @@ class EndRun(Operation["RunOpened"]):
 
 
 @dataclass(frozen=True, slots=True)
-class GetState(Operation["StateEntry | None"]):
+class GetState(Operation[StateEntry | None]):
     """Read one key of the state shared by everything below the same root run."""
 
     tenant: str
@@ -440,7 +445,7 @@ class GetState(Operation["StateEntry | None"]):
 
 
 @dataclass(frozen=True, slots=True)
-class ListState(Operation["tuple[StateEntry, ...]"]):
+class ListState(Operation[tuple[StateEntry, ...]]):
     """The whole state that a run shares, sorted by key."""
 
     tenant: str
@@ -448,7 +453,7 @@ class ListState(Operation["tuple[StateEntry, ...]"]):
 
 
 @dataclass(frozen=True, slots=True)
-class PutState(Operation["StateEntry"]):
+class PutState(Operation[StateEntry]):
     """Write one key if its version is ``expected`` (0: it must not exist). Raises ``StoreConflict``.
 
     The change goes into the audit chain of the run that writes, ``run_id``."""
@@ -481,7 +486,7 @@ class Appended:
 
 
 @dataclass(frozen=True, slots=True)
-class ReadAudit(Operation["tuple[AuditRecord, ...]"]):
+class ReadAudit(Operation[tuple[AuditRecord, ...]]):
     """Records of one run with ``seq > after``, in order, at most ``limit``."""
 
     tenant: str
@@ -494,7 +499,7 @@ class ReadAudit(Operation["tuple[AuditRecord, ...]"]):
 
 
 @dataclass(frozen=True, slots=True)
-class Kill(Operation["Switch"]):
+class Kill(Operation[Switch]):
     """Turn a kill switch on; turning it on twice keeps the first."""
 
     scope: str
@@ -505,7 +510,7 @@ class Kill(Operation["Switch"]):
 
 
 @dataclass(frozen=True, slots=True)
-class Restore(Operation["bool"]):
+class Restore(Operation[bool]):
     """Turn a kill switch off; ``False`` when it was not on."""
 
     scope: str
@@ -515,14 +520,14 @@ class Restore(Operation["bool"]):
 
 
 @dataclass(frozen=True, slots=True)
-class ListSwitches(Operation["tuple[Switch, ...]"]):
+class ListSwitches(Operation[tuple[Switch, ...]]):
     """The switches that are on; ``tenant=None`` lists all."""
 
     tenant: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Describe(Operation["Mapping[str, Any]"]):
+class Describe(Operation[Mapping[str, Any]]):
     """Facts about the store itself for ``agentguard doctor``: kind, location, schema version, settings."""
 
     extra: Mapping[str, Any] = field(default_factory=dict)

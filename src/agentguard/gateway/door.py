@@ -23,7 +23,7 @@ from agentguard._flow.refusing import refused
 from agentguard._flow.rulebook import House, Job, plan
 from agentguard.audit.redaction import KnownSecrets
 from agentguard.budget.budget import Budget, merged, meters_for
-from agentguard.domain.calls import Outcome, Refused
+from agentguard.domain.calls import Completed, Outcome, Refused, Suspended
 from agentguard.domain.context import Contract, RunContext
 from agentguard.domain.decisions import Decision, Mode, StopReason
 from agentguard.domain.operations import GetRun, Operation
@@ -55,6 +55,7 @@ from agentguard.stores.timing import SystemClock
 from agentguard.tools.current import CURRENT
 from agentguard.tools.registry import ToolRegistry
 from agentguard.tools.schema import ArgumentsInvalid
+from agentguard.tracing import CallSpan, Telemetry
 
 T = TypeVar("T")
 
@@ -81,6 +82,7 @@ class ToolGateway:
         redactor: Removes what must not be recorded, after known secrets have been removed.
         prices: Prices of model calls, a ``Prices`` table or anything with ``price_nano``.
         listeners: Are told about every outcome.
+        telemetry: OpenTelemetry settings; by default spans and metrics go to the configured providers, if any.
         clock: Replaces the machine's clock (tests).
         max_repeats: Identical consecutive calls with a ``call_id`` (that is, made by a model) before they
             count as a loop; ``None`` switches this off.
@@ -110,6 +112,7 @@ class ToolGateway:
         redactor: Redactor | None = None,
         prices: PriceList | None = None,
         listeners: Sequence[Listener] = (),
+        telemetry: Telemetry | None = None,
         clock: Clock | None = None,
         max_repeats: int | None = MAX_REPEATS,
         keep_bodies: bool = True,
@@ -132,6 +135,7 @@ class ToolGateway:
             raise ConfigurationError("AG402 max_repeats must be a whole number above 0, or None.", code="AG402")
         self.prices = prices
         self._listeners = tuple(listeners)
+        self.telemetry = telemetry if telemetry is not None else Telemetry()
         secrets = KnownSecrets()
         rules = compile_layers(self.policies, self.registry)
         self._owns_store = isinstance(store, str)
@@ -469,16 +473,42 @@ class ToolGateway:
     def _govern(self, job: Job) -> Outcome:
         if self._closed:
             return _closed(job)
-        outcome = drive(govern(self._house, job), self._ports)
+        with self._calling(job) as span:
+            outcome = drive(govern(self._house, job), self._ports)
+            self._finished(span, job, outcome)
         self._tell(job, outcome)
         return outcome
 
     async def _agovern(self, job: Job) -> Outcome:
         if self._closed:
             return _closed(job)
-        outcome = await adrive(govern(self._house, job), self._ports)
+        with self._calling(job) as span:
+            outcome = await adrive(govern(self._house, job), self._ports)
+            self._finished(span, job, outcome)
         self._tell(job, outcome)
         return outcome
+
+    def _calling(self, job: Job) -> CallSpan:
+        known = self._house.plans.get(job.tool)
+        description = known.tool.spec.description if known is not None else ""
+        return self.telemetry.calling(job.tool, job.run.context, job.call_id, description)
+
+    def _finished(self, span: CallSpan, job: Job, outcome: Outcome) -> None:
+        if span.idle:
+            return
+        content = self.telemetry.wants_content
+        span.finish(
+            outcome,
+            job.decision,
+            seq=job.seq,
+            key=job.key,
+            approval_id=job.approval_id,
+            approval_state="consumed" if job.approval_id and isinstance(outcome, Completed) else None,
+            arguments_json=job.arguments_json.decode() if content and job.arguments_json else None,
+            result_json=job.result_json.decode() if content and job.result_json else None,
+        )
+        if isinstance(outcome, Suspended):
+            self.telemetry.approval_requested(job.tool)
 
     def _tell(self, job: Job, outcome: Outcome) -> None:
         if not self._listeners:

@@ -35,7 +35,7 @@ from agentguard.domain.operations import (
     Vote,
 )
 from agentguard.domain.runs import ApprovalFilter, RunFilter, RunRecord, Switch
-from agentguard.domain.usage import BudgetLine, Meter
+from agentguard.domain.usage import NANO, BudgetLine, Meter
 from agentguard.errors import ApprovalError, ConfigurationError, RunError
 from agentguard.tools.schema import ArgumentsInvalid
 
@@ -113,7 +113,7 @@ class Approvals:
         verdict = Verdict("approve", _identity(by), arguments, note, scope, until_ns)
         if arguments is not None:
             verdict = self._completed(verdict, self.get(id, tenant=tenant))
-        return self._gateway._perform(Vote(id, verdict, tenant))
+        return self._told(self._gateway._perform(Vote(id, verdict, tenant)))
 
     async def aapprove(
         self,
@@ -130,7 +130,13 @@ class Approvals:
         verdict = Verdict("approve", _identity(by), arguments, note, scope, until_ns)
         if arguments is not None:
             verdict = self._completed(verdict, await self.aget(id, tenant=tenant))
-        return await self._gateway._aperform(Vote(id, verdict, tenant))
+        return self._told(await self._gateway._aperform(Vote(id, verdict, tenant)))
+
+    def _told(self, request: ApprovalRequest) -> ApprovalRequest:
+        if request.status != "pending" and request.decided_at is not None:
+            waited = (request.decided_at - request.created_at) / NANO
+            self._gateway.telemetry.approval_ended(request.tool, request.status, waited)
+        return request
 
     def _completed(self, verdict: Verdict, request: ApprovalRequest) -> Verdict:
         """Edited arguments as they will take effect: checked against the tool's schema, defaults filled in.
@@ -155,13 +161,13 @@ class Approvals:
         Raises:
             ApprovalError: The rejection does not count.
         """
-        return self._gateway._perform(Vote(id, Verdict("reject", _identity(by), reason=reason), tenant))
+        return self._told(self._gateway._perform(Vote(id, Verdict("reject", _identity(by), reason=reason), tenant)))
 
     async def areject(
         self, id: str, *, by: ApproverIdentity, reason: str | None = None, tenant: str | None = None
     ) -> ApprovalRequest:
         """The same for async code."""
-        return await self._gateway._aperform(Vote(id, Verdict("reject", _identity(by), reason=reason), tenant))
+        return self._told(await self._gateway._aperform(Vote(id, Verdict("reject", _identity(by), reason=reason), tenant)))
 
     def escalate(
         self, id: str, *, to: str | tuple[str, ...], by: ApproverIdentity, tenant: str | None = None
@@ -172,14 +178,14 @@ class Approvals:
             ApprovalError: The escalation does not count.
         """
         roles = (to,) if isinstance(to, str) else tuple(to)
-        return self._gateway._perform(Vote(id, Verdict("escalate", _identity(by), to=roles), tenant))
+        return self._told(self._gateway._perform(Vote(id, Verdict("escalate", _identity(by), to=roles), tenant)))
 
     async def aescalate(
         self, id: str, *, to: str | tuple[str, ...], by: ApproverIdentity, tenant: str | None = None
     ) -> ApprovalRequest:
         """The same for async code."""
         roles = (to,) if isinstance(to, str) else tuple(to)
-        return await self._gateway._aperform(Vote(id, Verdict("escalate", _identity(by), to=roles), tenant))
+        return self._told(await self._gateway._aperform(Vote(id, Verdict("escalate", _identity(by), to=roles), tenant)))
 
     def terminate(
         self, id: str, *, by: ApproverIdentity, reason: str | None = None, tenant: str | None = None
@@ -189,13 +195,13 @@ class Approvals:
         Raises:
             ApprovalError: The answer does not count.
         """
-        return self._gateway._perform(Vote(id, Verdict("terminate", _identity(by), reason=reason), tenant))
+        return self._told(self._gateway._perform(Vote(id, Verdict("terminate", _identity(by), reason=reason), tenant)))
 
     async def aterminate(
         self, id: str, *, by: ApproverIdentity, reason: str | None = None, tenant: str | None = None
     ) -> ApprovalRequest:
         """The same for async code."""
-        return await self._gateway._aperform(Vote(id, Verdict("terminate", _identity(by), reason=reason), tenant))
+        return self._told(await self._gateway._aperform(Vote(id, Verdict("terminate", _identity(by), reason=reason), tenant)))
 
 
 def _filter(kind: type[Any], given: Mapping[str, Any]) -> Any:

@@ -502,6 +502,11 @@ class Run:
 
     def _settled(self, answer: Reserved) -> tuple[str, ...]:
         notes = [f"budget of {w.label}: {100 * w.used // w.limit} % of {w.dimension} used" for w in answer.warnings]
+        telemetry = self._gateway.telemetry
+        for warning in answer.warnings:
+            telemetry.budget(warning.dimension, warning.label.split()[0], warning.used, warning.limit)
+        for short in answer.over:
+            telemetry.budget(short.dimension, short.scope, short.used, short.limit)
         notes += [f"over the limit: {ledger.describe(short)}" for short in answer.over]
         self._warn(notes)
         return tuple(notes)

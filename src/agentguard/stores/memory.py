@@ -61,6 +61,9 @@ class _Tables:
             self._salts = [block[i : i + 32] for i in range(0, len(block), 32)]
         return self._salts.pop()
 
+    def forget_salts(self) -> None:
+        self._salts = []
+
     def run(self, tenant: str, run_id: str) -> RunRow | None:
         return self._runs.get((tenant, run_id))
 
