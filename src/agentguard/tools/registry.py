@@ -18,7 +18,8 @@ from agentguard.tools.schema import did_you_mean, shown
 from agentguard.tools.settings import check_name, fail, read_settings, tightened
 from agentguard.tools.tool import Tool, define
 
-Bodies = Mapping[str, Callable[..., Any]]
+Bodies = Mapping[str, Any]
+"""Tool name to its function: plain, or decorated. ``Any``, because checkers join the two kinds to ``object``."""
 
 _ONLY_NEW = ("input_schema", "output_schema")
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from decimal import Decimal
 from typing import Any, NoReturn, cast
 
@@ -366,8 +365,3 @@ def tightened(where: str, spec: ToolSpec, changes: Mapping[str, Any]) -> dict[st
     if "idempotency_key" in fields and spec.idempotency_key not in (None, fields["idempotency_key"]):
         loosened("idempotency_key", spec.idempotency_key, fields["idempotency_key"])
     return fields
-
-
-def completed(spec: ToolSpec, fields: Mapping[str, Any]) -> ToolSpec:
-    """The entry with these fields, without its digest."""
-    return replace(spec, **{**fields, "digest": ""})

@@ -107,6 +107,7 @@ def _hints(function: Callable[..., Any], where: str) -> dict[str, Any]:
     target: Any = function
     if not hasattr(target, "__annotations__") and not isinstance(target, type):
         target = getattr(target, "func", None) or type(target).__call__
+    qualified = str(getattr(target, "__qualname__", ""))
     local: dict[str, Any] = {}
     frame = sys._getframe(1)
     while True:
@@ -121,7 +122,7 @@ def _hints(function: Callable[..., Any], where: str) -> dict[str, Any]:
                     code="AG218",
                 ) from error
             frame = frame.f_back
-            if frame.f_globals.get("__name__") != "agentguard.tools.tool":
+            if qualified.startswith(f"{frame.f_code.co_qualname}."):  # a function or class body around it
                 local = {**frame.f_locals, **local}
         except Exception as error:
             raise ToolDefinitionError(f"{where}: the type hints cannot be resolved ({error}).", code="AG218") from error

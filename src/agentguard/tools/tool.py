@@ -10,6 +10,7 @@ What must stay true:
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -209,14 +210,14 @@ class Tool:
         return self._function is other._function and self._instance is other._instance and self.method == other.method
 
     def _copy(self, spec: ToolSpec, body: Callable[..., Any], instance: Any, method: bool) -> Tool:
-        copy = Tool.__new__(Tool)
+        other = Tool.__new__(Tool)
         for slot in Tool.__slots__:
-            setattr(copy, slot, getattr(self, slot))
-        copy.spec = spec
-        copy.body = body
-        copy._instance = instance
-        copy.method = method
-        return copy
+            setattr(other, slot, getattr(self, slot))
+        other.spec = spec
+        other.body = body
+        other._instance = instance
+        other.method = method
+        return other
 
 
 def is_coroutine_function(function: Any) -> bool:
@@ -324,7 +325,7 @@ def define(function: Callable[..., Any], settings: Mapping[str, Any], *, name: s
     fields.setdefault("description", _first_paragraph(inspect.getdoc(function)))
     spec = ToolSpec(
         name=label,
-        input_schema=given.schema,
+        input_schema=copy.deepcopy(given.schema),  # a changed entry must not change what is validated
         output_schema=output.schema,
         takes_key="context" in injected,
         **fields,

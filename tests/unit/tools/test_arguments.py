@@ -10,7 +10,7 @@ from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import PurePosixPath
 from types import MappingProxyType
-from typing import Annotated, Any, Literal, Optional
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import pytest
@@ -92,7 +92,7 @@ LOOK_ALIKES = (1, 1.0, True, "1")
 )
 @pytest.mark.parametrize("wrap", ["plain", "list", "dict", "optional"])
 def test_one_and_true_and_their_texts_are_different_things(hint: Any, accepted: set[int], wrap: str) -> None:
-    hints = {"plain": hint, "list": list[hint], "dict": dict[str, hint], "optional": Optional[hint]}
+    hints = {"plain": hint, "list": list[hint], "dict": dict[str, hint], "optional": hint | None}
     shapes: dict[str, Callable[[Any], Any]] = {
         "plain": lambda v: v,
         "list": lambda v: [v],
@@ -174,7 +174,7 @@ def test_what_does_not_fit_is_refused(hint: Any, value: Any) -> None:
         (Point, {"x": 1}, Point(1), {"x": 1, "y": 0}),
         (Point, Point(1, 2), Point(1, 2), {"x": 1, "y": 2}),
         (Renamed, {"outer": 3}, Renamed(outer=3), {"outer": 3}),
-        (Extra, {"a": 1, "b": [1]}, Extra(a=1, b=[1]), {"a": 1, "b": [1]}),
+        (Extra, {"a": 1, "b": [1]}, Extra.model_validate({"a": 1, "b": [1]}), {"a": 1, "b": [1]}),
         (Hidden, {"shown": 1}, Hidden(shown=1), {"shown": 1}),
         (tuple[int, str], [1, "a"], (1, "a"), [1, "a"]),
         (set[int], [2], {2}, [2]),
@@ -245,6 +245,29 @@ def test_a_validator_that_raises_refuses_the_call_without_its_words() -> None:
         error = refused(one(Annotated[str, AfterValidator(function)]), "payload")
         assert "payload" not in error.message
         assert "secret" not in error.message
+
+
+def test_types_whose_json_form_does_not_lead_back_are_refused() -> None:
+    class Differs(BaseModel):
+        a: int = Field(validation_alias="in", serialization_alias="out")
+
+    class Counting(BaseModel):
+        a: int
+
+        def model_post_init(self, _: Any) -> None:
+            self.a += 1
+
+    assert "unknown argument" in refused(one(Differs), {"in": 1}).message
+    assert "read back" in refused(one(Counting), {"a": 1}).message
+
+
+def test_a_value_that_cannot_be_written_is_refused() -> None:
+    class Unprintable:
+        def __repr__(self) -> str:
+            raise RuntimeError
+
+    assert "Unprintable" in refused(one(Any), Unprintable()).detail
+    assert "JSON" in refused(one(Any), {Unprintable()}).message
 
 
 def test_defaults_are_part_of_the_effective_arguments() -> None:

@@ -160,13 +160,15 @@ class Generating:
 
 class Static:
     static = staticmethod(plain)
-    as_class = classmethod(plain)  # type: ignore[arg-type]
+    as_class: Any = classmethod(plain)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
     "function",
-    [generator, agenerator, Generating(), int, Credentials, property(plain), 5, "plain", None, print, iter]
-    + [Static.__dict__["static"], Static.__dict__["as_class"], tool(plain, name="already")],
+    [
+        *(generator, agenerator, Generating(), int, Credentials, property(plain), 5, "plain", None, print, iter),
+        *(Static.__dict__["static"], Static.__dict__["as_class"], tool(plain, name="already")),
+    ],
     ids=ascii,
 )
 def test_what_is_no_plain_function_cannot_be_a_tool(function: Any) -> None:
@@ -180,11 +182,26 @@ def test_open_parameter_lists_have_no_place_in_a_schema(function: Callable[..., 
     assert "schema" in rejected("AG218", function, name="x")
 
 
+def stray(x: Missing) -> None:  # type: ignore[name-defined]  # noqa: F821
+    del x
+
+
 def test_hints_that_do_not_resolve() -> None:
     def act(x: Missing) -> None:  # type: ignore[name-defined]  # noqa: F821
         del x
 
     assert "TYPE_CHECKING" in rejected("AG218", act)
+    act.__annotations__["x"] = "1 +"
+    rejected("AG218", act)
+
+
+def test_hints_are_not_looked_up_in_functions_that_have_nothing_to_do_with_the_tool() -> None:
+    Missing = int  # noqa: F841 - a local of a caller must not be taken for the type
+
+    def define_it() -> str:
+        return rejected("AG218", stray)
+
+    assert "Missing" in define_it()
 
 
 def test_a_return_type_without_a_json_form() -> None:

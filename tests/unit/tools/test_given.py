@@ -282,8 +282,26 @@ def test_without_the_fast_engine_the_same_holds() -> None:
 @pytest.mark.usefixtures("without_rust")
 @pytest.mark.parametrize("place", ["pattern", "patternProperties"])
 def test_without_the_fast_engine_only_linear_patterns_load(place: str) -> None:
-    part = {"pattern": "(a+)+$"} if place == "pattern" else {"patternProperties": {"(a+)+$": {}}}
+    part: dict[str, Any] = {"pattern": "(a+)+$"} if place == "pattern" else {"patternProperties": {"(a+)+$": {}}}
     assert "linear" in rejected({"properties": {"x": part}}) or "repeats" in rejected({"properties": {"x": part}})
+
+
+@pytest.mark.usefixtures("without_rust")
+def test_without_the_fast_engine_circles_are_refused_when_they_are_met() -> None:
+    schema = {"properties": {"x": {"$ref": "#/$defs/a"}}, "$defs": {"a": {"$ref": "#/$defs/a"}}}
+    assert "cannot be checked" in problem(schema, x=1)
+    assert effective(schema) == {}
+
+
+def test_references_to_the_whole_schema_work() -> None:
+    schema = {"properties": {"n": {"type": "integer"}, "sub": {"$ref": "#"}}}
+    assert effective(schema, sub={"sub": {"n": 1}}) == {"sub": {"sub": {"n": 1}}}
+    assert problem(schema, sub={"sub": {"n": "1"}})
+
+
+def test_defaults_beside_references_are_kept() -> None:
+    schema = {"properties": {"a": {"type": "integer"}, "b": {"$ref": "#/properties/a", "default": 2}}}
+    assert effective(schema) == {"b": 2}
 
 
 schemas = st.recursive(

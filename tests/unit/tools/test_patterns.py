@@ -13,7 +13,7 @@ from agentguard.tools.patterns import check_pattern
         ("^[A-Z]-[0-9]+$", "A-12", "A-12\n"),
         ("^abc", "abcd", "xabc"),
         ("a.c", "xabc", "ac"),
-        (r"^\d{1,3}$", "12", "١"),
+        (r"^\d{1,3}$", "12", "\u0661"),
         ("^(foo|bar)$", "bar", "baz"),
         ("^a*?b$", "aab", "c"),
         (r"^[$]\$$", "$$", "$"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable
 from decimal import Decimal
@@ -84,8 +85,9 @@ def test_a_registry_is_a_value() -> None:
 
 def test_one_name_one_tool() -> None:
     other = tool(plain, name="orders.get")
-    for items in ([get_order, get_order], [get_order, get_order.tool], [get_order, other]):
-        assert "twice" in rejected("AG226", lambda items=items: ToolRegistry.of(*items))
+    doubles: list[list[Any]] = [[get_order, get_order], [get_order, get_order.tool], [get_order, other]]
+    for items in doubles:
+        assert "twice" in rejected("AG226", functools.partial(ToolRegistry.of, *items))
     rejected("AG226", lambda: REGISTRY.with_tool(get_order))
     assert "with_spec" in rejected("AG226", lambda: ToolRegistry.of(Service().ping, Service().ping))
     service = Service()
@@ -233,7 +235,7 @@ tools:
 
 
 def test_tools_out_of_a_file(tmp_path: Path) -> None:
-    bodies = {"orders.get": get_order, "email.send": send_email}
+    bodies: dict[str, Any] = {"orders.get": get_order, "email.send": send_email}
     path = tmp_path / "tools.yaml"
     path.write_text(TEXT)
     for source in (TEXT, path, str(path)):

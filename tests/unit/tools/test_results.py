@@ -139,6 +139,7 @@ def test_a_given_schema_replaces_the_hint() -> None:
     assert made.check_output(type("M", (BaseModel,), {"__annotations__": {"n": int}})(n=2)).json == b'{"n":2}'
     assert made.revive(b'{"n":1}') == {"n": 1}
     assert made.spec.output_schema == schema
+    wrong: Any
     for wrong in ({"n": 0}, {"n": "1"}, {}, [], None, {"n": float("nan")}):
         with pytest.raises(OutputInvalid):
             made.check_output(wrong)
