@@ -237,7 +237,7 @@ class _Tables:
         return [replace(e, value=own(e.value)) for _, e in sorted(self._states.get((tenant, run_id), {}).items())]
 
     def put_state(self, tenant: str, run_id: str, entry: StateEntry) -> None:
-        self._states.setdefault((tenant, run_id), {})[entry.key] = entry
+        self._states.setdefault((tenant, run_id), {})[entry.key] = replace(entry, value=own(entry.value))
 
     def describe(self) -> Mapping[str, Any]:
         return {"kind": "memory", "durable": False, "runs": len(self._runs), "processes": 1}
