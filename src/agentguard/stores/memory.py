@@ -273,7 +273,7 @@ class MemoryStore:
         self._closed = False
         if hasattr(os, "register_at_fork"):
             # A lock held by another thread at fork time would stay locked in the child for ever.
-            this = weakref.ref(self)
+            this: weakref.ref[MemoryStore] = weakref.ref(self)
             os.register_at_fork(after_in_child=lambda: _forked(this))
 
     def perform(self, operation: Operation[T]) -> T:

@@ -14,7 +14,7 @@ import os
 import sqlite3
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from typing import Any, Final, TypeVar, cast
 
 from agentguard.domain.operations import (
@@ -102,7 +102,7 @@ class SqliteStore:
         self._lock = self._new_lock()
         with self._errors(), self._writing.taken, self._locked():
             self._open_writing()
-        this = weakref.ref(self)
+        this: weakref.ref[SqliteStore] = weakref.ref(self)
         self._at_exit = _AtExit(this)
         atexit.register(self._at_exit)
         os.register_at_fork(
@@ -154,7 +154,7 @@ class SqliteStore:
         return WriterLock(f"{self._path}.lock", schema.permissions(self._path))
 
     @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
+    def _locked(self) -> Generator[None, None, None]:
         if not self._lock.acquire(self._busy_s):
             raise StoreUnavailable(
                 f"The SQLite store {self._path} was locked by another process for more than {self._busy_s:g} s. "
@@ -351,7 +351,7 @@ class SqliteStore:
             _fail(group, error)
 
     @contextlib.contextmanager
-    def _errors(self) -> Iterator[None]:
+    def _errors(self) -> Generator[None, None, None]:
         """Turn what SQLite and the system say into what the reader can do."""
         try:
             yield

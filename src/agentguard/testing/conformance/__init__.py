@@ -56,7 +56,10 @@ def run_conformance(make_store: MakeStore) -> int:
 
     Raises:
         AssertionError: The store does not keep the contract; the message begins with the name of the check.
+        RuntimeError: Python runs with ``-O``, which removes the assertions that the checks consist of.
     """
+    if not __debug__:
+        raise RuntimeError("the conformance suite proves nothing under python -O, which removes its assertions")
     count = 0
     for check in CONFORMANCE:
         for colour in (blocking, awaiting):

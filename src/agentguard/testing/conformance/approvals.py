@@ -181,7 +181,7 @@ def check_edited_arguments_alone_run(make_store: MakeStore, colour: Colour = blo
         answer = scene.begin(approval=demand)
         assert isinstance(answer, Edited) and answer.request.edited == {"to": "ann"}
         changed: dict[str, Any] = {"edit_of": request.id, "approval": scene.demand({"to": "ann"})}
-        wrong = scene.begin(**{**changed, "approval": scene.demand({"to": "eve"})})
+        wrong = scene.begin(edit_of=request.id, approval=scene.demand({"to": "eve"}))
         assert isinstance(wrong, Waiting), "other arguments than the approver's need an approval of their own"
         scene.do(scene.vote(wrong.request.id, kind="reject"))
         request = _wait(scene, "c2", approval=demand)

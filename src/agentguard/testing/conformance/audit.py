@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from agentguard.domain.events import Event
+from agentguard.domain.events import AuditRecord, Event
 from agentguard.domain.operations import Append, Finish, ReadAudit
 from agentguard.errors import AgentGuardError, StoreConflict
 from agentguard.testing.conformance.scene import ONE, RUN_METER, Check, Colour, MakeStore, Scene, blocking
@@ -15,7 +15,7 @@ def check_chain_has_no_gaps(make_store: MakeStore, colour: Colour = blocking) ->
     with Scene(make_store, colour) as scene:
         scene.fails(StoreConflict, Append("acme", "r1", Event("step", {})))
         scene.open()
-        written = []
+        written: list[AuditRecord] = []
         for number in range(20):
             body = bytes([number, 0, 255]) if number % 2 else b""
             written += scene.do(Append("acme", "r1", Event("step", {"n": number}, body))).records

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from agentguard.domain.decisions import StopReason
 from agentguard.domain.events import Event
@@ -232,7 +232,7 @@ def check_loops_are_seen(make_store: MakeStore, colour: Colour = blocking) -> No
     """So many identical calls in a row and no more; one that is tried again counts once."""
     with Scene(make_store, colour) as scene:
         scene.open()
-        loop = {"max_repeats": 2}
+        loop: dict[str, Any] = {"max_repeats": 2}
         assert isinstance(scene.begin("c0", run_version=9, **loop), Moved)
         assert isinstance(scene.begin("c0", run_version=9, **loop), Moved)
         for call in ("c0", "c1"):

@@ -30,8 +30,7 @@ def check_crowd_of_threads_shares_a_limit(make_store: MakeStore, colour: Colour 
         answers: list[Any] = []
 
         def work(number: int) -> None:
-            for call in range(3):
-                answers.append(scene.begin(f"c{number}-{call}", meters=(_LIMIT,), lease_ns=10**15))
+            answers.extend(scene.begin(f"c{number}-{n}", meters=(_LIMIT,), lease_ns=10**15) for n in range(3))
 
         threads = [threading.Thread(target=work, args=(number,)) for number in range(12)]
         for thread in threads:

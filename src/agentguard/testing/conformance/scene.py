@@ -209,9 +209,10 @@ class Scene:
     def demand(self, arguments: Mapping[str, Any] | None = None, **terms: Any) -> ApprovalDemand:
         """What a call that needs approval brings along; ``terms`` are fields of :class:`ApprovalTerms`."""
         self._drawn += 1
+        fields: dict[str, Any] = {"role_sets": (("lead",),), "expires_s": 600.0, **terms}
         shown = {"to": "bob", "amount": 1.5} if arguments is None else arguments
         return ApprovalDemand(
-            terms=ApprovalTerms(**{"role_sets": (("lead",),), "expires_s": 600.0, **terms}),
+            terms=ApprovalTerms(**fields),
             arguments=shown,
             proposed=shown,
             canonical=canonical_arguments(shown),
