@@ -257,7 +257,7 @@ def test_types_whose_json_form_does_not_lead_back_are_refused() -> None:
         def model_post_init(self, _: Any) -> None:
             self.a += 1
 
-    assert "unknown argument" in refused(one(Differs), {"in": 1}).message
+    assert "is required" in refused(one(Differs), {"in": 1}).message  # its own JSON form does not have "in"
     assert "read back" in refused(one(Counting), {"a": 1}).message
 
 
