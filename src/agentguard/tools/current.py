@@ -7,25 +7,22 @@ read it and hand their call over. Nothing here falls back to an ungoverned call:
 from __future__ import annotations
 
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Protocol
-
-if TYPE_CHECKING:
-    from agentguard.tools.tool import Tool
+from typing import Any, Protocol
 
 
 class Caller(Protocol):
     """Carries out a governed call; the gateway's run is one.
 
-    Called by every governed function with the tool it was made from (bound, for methods) and its arguments
-    by parameter name, neither validated nor decided. Returns the tool's result, or raises a
+    Called by every governed function with the ``Tool`` it was made from (bound, for methods; ``Any`` here, because
+    the module of tools imports this one) and its arguments by parameter name, neither validated nor decided. Returns the tool's result, or raises a
     ``CallRefused``, ``ApprovalPending`` or ``CallFailed``.
     """
 
-    def call_tool(self, tool: Tool, arguments: dict[str, Any]) -> Any:
+    def call_tool(self, tool: Any, arguments: dict[str, Any]) -> Any:
         """Carry out the call and return the tool's result."""
         ...
 
-    async def acall_tool(self, tool: Tool, arguments: dict[str, Any]) -> Any:
+    async def acall_tool(self, tool: Any, arguments: dict[str, Any]) -> Any:
         """Carry out the call without blocking the event loop and return the tool's result."""
         ...
 
