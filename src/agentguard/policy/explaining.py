@@ -62,8 +62,8 @@ def demand(fragment: Mapping[str, Any], *, opposite: bool = False) -> str:
         if keyword == "not" and isinstance(operand, Mapping):
             texts.append(demand(operand, opposite=not opposite))
         elif keyword == "enum":
-            options = operand if len(operand) == 1 else [shown(item) for item in operand]
-            texts.append(f"{'other than' if opposite else 'one of'} {printable(', '.join(map(shown, options)), 120)}")
+            options = ", ".join(map(shown, operand[:8])) + (", ..." if len(operand) > 8 else "")
+            texts.append(f"{'other than' if opposite else 'one of'} {printable(options, 120)}")
         elif keyword in _PHRASES:
             texts.append(_PHRASES[keyword][opposite].format(shown(operand)))
         else:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
 from agentguard.policy.deciding import Candidate, Guard
-from agentguard.policy.matchers import NotLinear, WrongShape, kind, pattern_search, reach
+from agentguard.policy.matchers import NotLinear, WrongShape, kind, literal, pattern_search, reach
 
 Conditions: TypeAlias = Sequence[tuple[str, Mapping[str, Any]]]
 """Dotted paths and the fragments that a rule puts on them."""
@@ -30,7 +30,6 @@ _CELLS = 100_000
 _LENGTHS = 4
 """Most different lengths of prefixes that are looked up one after the other."""
 
-_LITERAL = re.compile(r"\^((?:[A-Za-z0-9_/:@ ,=;%&~!<>'\"-]|\\[./$^*+?()\[\]{}|\\-])*)(\$?)")
 # Merging is textual, so only patterns without flags, comments or other extensions take part.
 _MERGEABLE = re.compile(r"(?:[^(\\]|\\.|\((?!\?)|\(\?:)*", re.DOTALL)
 
@@ -101,12 +100,11 @@ def _put(bucket: _Bucket, fragment: Mapping[str, Any], rule: Candidate) -> None:
     options = f.get("enum", [f["const"]] if "const" in f else [])
     if "pattern" in f:
         bucket.texts.append(rule)
-        literal = _LITERAL.fullmatch(f["pattern"])
-        if literal is None:
+        plain = literal(f["pattern"])
+        if plain is None:
             bucket.patterns.append((f["pattern"], rule))
         else:
-            text = re.sub(r"\\(.)", r"\1", literal[1])
-            (bucket.words if literal[2] else bucket.prefixes).setdefault(text, []).append(rule)
+            (bucket.words if plain[1] else bucket.prefixes).setdefault(plain[0], []).append(rule)
     elif options and kind(options[0]) == "string":
         bucket.texts.append(rule)
         for word in dict.fromkeys(options):

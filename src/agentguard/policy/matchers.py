@@ -247,7 +247,29 @@ def pattern_search(pattern: str) -> Callable[[str], bool]:
     return search
 
 
+_LITERAL = re.compile(r"\^((?:[A-Za-z0-9_/:@ ,=;%&~!<>'\"-]|\\[./$^*+?()\[\]{}|\\-])*)(\$?)")
+
+
+def literal(pattern: str) -> tuple[str, bool] | None:
+    """The text that an anchored pattern without metacharacters stands for, and whether it is the whole text.
+
+    ``None`` for every other pattern.
+    """
+    found = _LITERAL.fullmatch(pattern)
+    return (re.sub(r"\\(.)", r"\1", found[1]), bool(found[2])) if found else None
+
+
 def _pattern(pattern: str) -> Condition:
+    plain = literal(pattern)
+    if plain is not None:
+        text, whole = plain
+
+        def compare(value: Any) -> Truth:
+            if kind(value) != "string":
+                return None
+            return bool(value == text) if whole else bool(value.startswith(text))
+
+        return compare
     search = pattern_search(pattern)
 
     def judge(value: Any) -> Truth:

@@ -319,7 +319,25 @@ def test_globs_are_linear_and_whole() -> None:
 
 def test_two_valued_answers_agree_with_a_json_schema_validator() -> None:
     rng = random.Random(7)
-    values: list[Any] = [0, 1, -3, 2.5, 7, "a", "ab", "abc", "", True, False, None, [], [1], [1, 1], ["a", "b"], [1, "a"]]
+    values: list[Any] = [
+        0,
+        1,
+        -3,
+        2.5,
+        7,
+        "a",
+        "ab",
+        "abc",
+        "",
+        True,
+        False,
+        None,
+        [],
+        [1],
+        [1, 1],
+        ["a", "b"],
+        [1, "a"],
+    ]
     values += [{}, {"a": 1}, {"a": 1, "b": "x"}, {"b": [1]}, [{"a": 1}]]
 
     def fragment(depth: int) -> dict[str, Any]:

@@ -11,7 +11,9 @@ from agentguard.policy.obliging import tightest
 
 def test_arguments_are_rewritten_then_clamped_then_redacted() -> None:
     obligations = Obligations(
-        redact_arguments=("key",), clamp=(("limit", (None, 50)), ("n", (1, None))), rewrite=(("limit", 99), ("dry", True))
+        redact_arguments=("key",),
+        clamp=(("limit", (None, 50)), ("n", (1, None))),
+        rewrite=(("limit", 99), ("dry", True)),
     )
     given = {"limit": 7, "n": 0, "key": "s3cret", "x": [1]}
     assert apply(obligations, given) == {"limit": 50, "n": 1, "key": "[redacted]", "x": [1], "dry": True}
@@ -73,7 +75,12 @@ def test_the_tighter_of_two_wins() -> None:
         rewrite=(("r", 1),),
     )
     two = Obligations(
-        redact_arguments=("a",), clamp=(("x", (2, None)),), timeout_s=10, memory_bytes=5, network="none", messages=("m",)
+        redact_arguments=("a",),
+        clamp=(("x", (2, None)),),
+        timeout_s=10,
+        memory_bytes=5,
+        network="none",
+        messages=("m",),
     )
     merged = tightest([one, NO_OBLIGATIONS, two])
     assert merged == Obligations(
