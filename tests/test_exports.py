@@ -85,9 +85,33 @@ def test_nothing_public_is_left_out_of_the_list() -> None:
     public = {
         name
         for name, value in vars(agentguard).items()
-        if not name.startswith("_") and not isinstance(value, types.ModuleType) and name != "annotations"
+        if not name.startswith("_")
+        and not isinstance(value, types.ModuleType)
+        and name not in ("annotations", "TYPE_CHECKING")
     }
     assert sorted(public - set(agentguard.__all__)) == []
+
+
+def test_type_checkers_and_programs_find_the_same_names_in_the_same_places() -> None:
+    tree = ast.parse((SOURCE / "__init__.py").read_text())
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    checked = {alias.name: node.module for node in imports for alias in node.names if node.module != "typing"}
+    for unlisted in ("annotations", "__version__", "import_module"):
+        checked.pop(unlisted, None)
+    assert checked == vars(agentguard)["_HOMES"]
+    assert {*checked, "__version__"} == set(agentguard.__all__)
+
+
+def test_a_name_that_does_not_exist_is_an_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'ToolGatway'"):
+        _ = agentguard.ToolGatway
+    with pytest.raises(ImportError):
+        exec("from agentguard import ToolGatway")
+
+
+def test_names_are_listed_before_they_are_used() -> None:
+    program = "import agentguard; assert set(agentguard.__all__) <= set(dir(agentguard))"
+    subprocess.run([sys.executable, "-c", program], timeout=60, check=True)
 
 
 def test_the_front_door_only_imports_and_lists() -> None:
@@ -139,7 +163,7 @@ before = (
     [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)], sys.excepthook, list(sys.path),
     asyncio.get_event_loop_policy.__module__,
 )
-import agentguard
+from agentguard import *
 after = (
     list(logging.getLogger().handlers), logging.getLogger().level, threading.active_count(), len(warnings.filters),
     [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)], sys.excepthook, list(sys.path),

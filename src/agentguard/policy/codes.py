@@ -32,6 +32,6 @@ FINDING_CODES: dict[str, str] = {
     "AG305": "The policy has no rule that allows anything.",
     "AG306": "An allow pattern is not anchored at both ends, so it matches anywhere in the text.",
     "AG307": "A condition can never be true.",
-    "AG401": "An escalation step comes after the approval has expired.",
+    "AG410": "An escalation step comes after the approval has expired.",
 }
 """Finding code -> one-sentence explanation."""

@@ -48,7 +48,7 @@ def compile_layers(
     Raises:
         PolicyError: A policy does not fit the registry (AG2xx).
     """
-    errors = [finding for policy in policies for finding in check(policy, registry) if finding.severity == "error"]
+    errors = [finding for policy in policies for finding in check(policy.rules, registry) if finding.severity == "error"]
     if errors:
         raise PolicyError(errors)
     whole = digest([policy.digest for policy in policies])

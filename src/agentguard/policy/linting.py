@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from agentguard.canonical import dumps
 from agentguard.domain.decisions import Finding
-from agentguard.policy.rules import NO_CONDITIONS, Rule
-
-if TYPE_CHECKING:
-    from agentguard.policy.policies import Policy
+from agentguard.policy.rules import NO_CONDITIONS, Default, Rule
 
 
-def lint(policy: Policy) -> list[Finding]:
+def lint(rules: Sequence[Rule], name: str, default: Default) -> list[Finding]:
     """Warnings about rules that cover everything, say the same twice, or can never match."""
     findings: list[Finding] = []
     seen: dict[bytes, Rule] = {}
-    for rule in policy.rules:
+    for rule in rules:
         form = dumps(rule.canonical(with_id=False))
         if form in seen:
             text = f"rule {rule.id} says the same as {seen[form].ref('')}"
             findings.append(rule.finding("AG302", text, severity="warning", hint="remove one of them"))
         seen.setdefault(form, rule)
         findings += _one(rule)
-    if policy.default == "deny" and not any(rule.verb in ("allow", "require_approval") for rule in policy.rules):
-        text = f"policy {policy.name} allows nothing: every call is denied"
+    if default == "deny" and not any(rule.verb in ("allow", "require_approval") for rule in rules):
+        text = f"policy {name} allows nothing: every call is denied"
         findings.append(Finding("AG305", text, "warning", hint="add an allow rule, or default: abstain for a layer"))
     return findings
 
@@ -52,7 +49,7 @@ def _one(rule: Rule) -> Iterator[Finding]:
         late = [s for s in rule.approval.escalate if s.after_s >= rule.approval.expires_s]
         if late:
             text = "an escalation step comes after the approval has expired"
-            yield rule.finding("AG401", text, "approval", severity="warning", hint="make expires longer")
+            yield rule.finding("AG410", text, "approval", severity="warning", hint="make expires longer")
 
 
 def _anchored(pattern: str) -> bool:

@@ -138,7 +138,7 @@ class Policy:
         from agentguard.policy.linting import lint
         from agentguard.policy.typing import check
 
-        findings = [*check(self, registry), *lint(self)]
+        findings = [*check(self.rules, registry), *lint(self.rules, self.name, self.default)]
         return sorted(findings, key=lambda f: (f.line, f.column, f.code))
 
     def __eq__(self, other: object) -> bool:

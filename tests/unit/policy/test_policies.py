@@ -326,7 +326,7 @@ def test_what_is_probably_not_meant_is_a_warning() -> None:
     ]
     assert warnings("rules: [{allow: kb.search}, {deny: {risk: medium, effect: pure}}]") == ["AG304"]
     late = "rules: [{require_approval: kb.search, approval: {expires: 5m, escalate: [{after: 5m, roles: [x]}]}}]"
-    assert warnings(late) == ["AG401"]
+    assert warnings(late) == ["AG410"]
 
 
 def test_an_argument_that_some_globbed_tools_lack_is_a_warning() -> None:
