@@ -16,23 +16,19 @@ from agentguard.domain.context import RunContext
 from agentguard.domain.decisions import NO_OBLIGATIONS, Obligations
 from agentguard.domain.plans import ToolSpec
 from agentguard.errors import PolicyError
-from agentguard.policy.deciding import (
-    Candidate,
-    Clause,
-    Layer,
-    Plan,
-    Rulebook,
-    Test,
-    allowed,
-)
+from agentguard.policy.deciding import Rulebook, allowed
 from agentguard.policy.explaining import demand, shown, time_demand, who_demand
 from agentguard.policy.folding import fold
 from agentguard.policy.globbing import any_of
-from agentguard.policy.matchers import ABSENT, Condition, PathResolver, Truth, WrongShape, both, build, either, reach
+from agentguard.policy.matchers import build
 from agentguard.policy.obliging import tightest
+from agentguard.policy.planning import Candidate, Clause, Layer, Plan, Test
 from agentguard.policy.policies import Policy
+from agentguard.policy.recognising import PathResolver
 from agentguard.policy.rules import Rule, TimeWindow, Words
-from agentguard.policy.typing import Registry, check, null_depths, selects
+from agentguard.policy.schemas import null_depths
+from agentguard.policy.truth import ABSENT, Condition, Truth, WrongShape, both, either, reach
+from agentguard.policy.typing import Registry, check, selects
 
 
 def compile_layers(
@@ -48,7 +44,9 @@ def compile_layers(
     Raises:
         PolicyError: A policy does not fit the registry (AG2xx).
     """
-    errors = [finding for policy in policies for finding in check(policy.rules, registry) if finding.severity == "error"]
+    errors = [
+        finding for policy in policies for finding in check(policy.rules, registry) if finding.severity == "error"
+    ]
     if errors:
         raise PolicyError(errors)
     whole = digest([policy.digest for policy in policies])

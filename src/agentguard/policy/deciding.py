@@ -10,137 +10,24 @@ conditions held, so it is built once per combination and remembered.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal, TypeAlias
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 from agentguard.domain.context import RunContext
 from agentguard.domain.decisions import (
     NO_OBLIGATIONS,
     ApprovalTerms,
     Decision,
-    Obligations,
-    RuleRef,
     VerdictName,
 )
-from agentguard.policy.explaining import model_message, terms_text
+from agentguard.policy.explaining import because, changes_for, holds, model_message, not_said, said, terms_text
 from agentguard.policy.globbing import matches
-from agentguard.policy.matchers import Truth
 from agentguard.policy.obliging import Unenforceable, tightest
-from agentguard.policy.rules import Verb
-
-Test: TypeAlias = Callable[[Mapping[str, Any], RunContext, Collection[str], int], Truth]
-"""Judges a call: arguments, context, labels of the run, time in ns since the epoch. Never raises."""
-
-Vector: TypeAlias = tuple[Truth, ...]
-"""How each condition of a rule came out."""
-
-LayerVerdict: TypeAlias = Literal["allow", "deny", "require_approval", "abstain"]
+from agentguard.policy.planning import Candidate, LayerVerdict, Plan, Vector
+from agentguard.policy.truth import Truth
 
 _REMEMBERED = 1024
-
-UNDECIDED = Decision("deny", reasons=("nothing was decided",))
-"""Stands where a decision has not been built; denies, should it ever be returned."""
-
-
-@dataclass(frozen=True, slots=True)
-class Clause:
-    """One condition of a rule.
-
-    Attributes:
-        test: Judges a call.
-        want: What the condition demands, in words.
-        avoid: What its opposite demands.
-        kind: ``args``, ``who``, ``time``, ``labels`` or ``valid``.
-    """
-
-    test: Test
-    want: str
-    avoid: str
-    kind: Literal["args", "who", "time", "labels", "valid"]
-
-
-@dataclass(slots=True, eq=False)
-class Candidate:
-    """A rule of one layer, compiled for one tool.
-
-    Attributes:
-        number: Place among the candidates of the tool.
-        ref: Reference for decisions.
-        verb: Verb of the rule.
-        layer: Index of the layer.
-        clauses: Its conditions; all are required.
-        test: All conditions at once.
-        obligations: What it demands.
-        terms: Terms of the approval.
-        message: What the model is told.
-        granted: The decision when this rule alone allows the call.
-    """
-
-    number: int
-    ref: RuleRef
-    verb: Verb
-    layer: int
-    clauses: tuple[Clause, ...]
-    test: Test
-    obligations: Obligations = NO_OBLIGATIONS
-    terms: ApprovalTerms | None = None
-    message: str = ""
-    granted: Decision = UNDECIDED
-
-    def vector(self, arguments: Mapping[str, Any], context: RunContext, labels: Collection[str], now: int) -> Vector:
-        """How each condition comes out."""
-        return tuple([clause.test(arguments, context, labels, now) for clause in self.clauses])
-
-
-Guard: TypeAlias = Callable[[Mapping[str, Any]], Sequence[Candidate]]
-"""Names the candidates that could match, by looking at one argument; never leaves one out that does match."""
-
-
-@dataclass(frozen=True, slots=True)
-class Layer:
-    """What deciding needs to know of a policy besides its rules."""
-
-    name: str
-    observe: bool
-    closed: bool
-
-
-@dataclass(slots=True, eq=False)
-class Plan:
-    """Everything about one tool.
-
-    Attributes:
-        tool: Its name.
-        layers: The layers, outermost first.
-        digest: Digest of all layers.
-        guards: Find the rules that may match by one argument.
-        linear: Rules (other than plain allows) that are judged on every call.
-        allows: Allow rules per layer.
-        approvals: Rules that require approval, for explanations.
-        others: ``allows`` and ``approvals`` that are not empty: what a decision other than a plain grant depends on.
-        denials: Rules that deny, for visibility.
-        stateful: Some rule looks at labels of the run.
-        single: The allow rules, when there is one layer and a granted call needs no more than a look-up.
-        plain: The same for several layers: no allow rule carries obligations and no layer observes.
-        grants: Decisions for calls that several layers allow together.
-        remembered: Decisions per combination of outcomes.
-    """
-
-    tool: str
-    layers: tuple[Layer, ...]
-    digest: str
-    guards: tuple[Guard, ...] = ()
-    linear: tuple[Candidate, ...] = ()
-    allows: tuple[tuple[Candidate, ...], ...] = ()
-    approvals: tuple[Candidate, ...] = ()
-    others: tuple[tuple[Candidate, ...], ...] = ()
-    denials: tuple[Candidate, ...] = ()
-    stateful: bool = False
-    single: tuple[Candidate, ...] = ()
-    plain: bool = False
-    grants: dict[tuple[int, ...], Decision] = field(default_factory=dict)
-    remembered: dict[Any, Decision] = field(default_factory=dict)
 
 
 class Rulebook:
@@ -257,7 +144,7 @@ def allowed(plan: Plan, rules: Sequence[Candidate]) -> Decision:
     return Decision(
         "allow",
         rules=tuple(rule.ref for rule in rules),
-        reasons=tuple(_because(rule, "allows it", ()) for rule in rules),
+        reasons=tuple(because(rule, "allows it", ()) for rule in rules),
         policy_digest=plan.digest,
         stateful=plan.stateful,
     )
@@ -298,10 +185,6 @@ def _judge(
     return decision
 
 
-def _holds(vector: Vector) -> bool:
-    return all(truth is True for truth in vector)
-
-
 def _combined(verdicts: Sequence[LayerVerdict]) -> VerdictName:
     for verdict in ("deny", "require_approval", "allow"):
         if verdict in verdicts:
@@ -315,7 +198,7 @@ def _compose(
     grants: Mapping[Candidate, Vector],
     near: Mapping[Candidate, Vector],
 ) -> Decision:
-    holding = [rule for rule, vector in grants.items() if _holds(vector)]
+    holding = [rule for rule, vector in grants.items() if holds(vector)]
     verdicts: list[LayerVerdict] = []
     for index, layer in enumerate(plan.layers):
         verbs = {rule.verb for rule in matched if rule.layer == index}
@@ -327,12 +210,13 @@ def _compose(
             verdicts.append("allow")
         else:
             verdicts.append("deny" if layer.closed else "abstain")
-    said = _combined(verdicts)
+    stated = _combined(verdicts)
     # A layer that only observes can never block, so for what is enforced it counts as one that allows.
     enforced = _combined(["allow" if layer.observe else v for layer, v in zip(plan.layers, verdicts, strict=True)])
-    observing = enforced == "allow" and said != "allow"
-    verdict = said if observing or all(layer.observe for layer in plan.layers) else enforced
-    observed = observing or all(layer.observe for layer in plan.layers)
+    # No layer at all is not a layer that observes: "all of none" must not let anything through.
+    observing = bool(plan.layers) and all(layer.observe for layer in plan.layers)
+    observed = observing or (enforced == "allow" and stated != "allow")
+    verdict = stated if observed else enforced
 
     def counts(rule: Candidate) -> bool:
         return observed or not plan.layers[rule.layer].observe
@@ -346,14 +230,14 @@ def _compose(
     decisive = [rule for rule in matched if rule.verb == verdict and counts(rule)]
     if verdict == "allow":
         decisive = list({rule.layer: rule for rule in reversed(holding)}.values())[::-1]
-    reasons = [*_said(decisive, matched), *_not_said(plan, verdict, verdicts, grants, observed)]
-    reasons += [_because(rule, "adds obligations", matched[rule]) for rule in matched if rule.verb == "constrain"]
+    reasons = [*said(decisive, matched), *not_said(plan, verdict, verdicts, grants, observed)]
+    reasons += [because(rule, "adds obligations", matched[rule]) for rule in matched if rule.verb == "constrain"]
     reasons += [
         f"{rule.ref} observes only: it would say {rule.verb}"
         for rule in matched
         if not counts(rule) and rule.verb != "constrain"
     ]
-    changes = [] if verdict == "allow" else _changes(plan, decisive, verdicts, grants, near, observed)
+    changes = [] if verdict == "allow" else changes_for(plan, decisive, verdicts, grants, near, observed)
     terms = _added(rule.terms for rule in decisive if rule.terms) if verdict == "require_approval" else None
     unlock = ([terms_text(terms)] if terms else []) + [text for text, _ in changes]
     message = ""
@@ -372,97 +256,6 @@ def _compose(
         message=message,
         stateful=plan.stateful,
     )
-
-
-def _because(rule: Candidate, does: str, vector: Vector) -> str:
-    if not rule.clauses:
-        return f"{rule.ref} {does}"
-    doubts = [c.want for c, truth in zip(rule.clauses, vector, strict=False) if truth is None]
-    text = f"{rule.ref} {does}: {' and '.join(clause.want for clause in rule.clauses)}"
-    if doubts:
-        text += f" (in doubt, so it applies: whether {' and '.join(doubts)} cannot be told)"
-    return text
-
-
-_DOES = {"deny": "denies it", "require_approval": "requires approval", "allow": "allows it"}
-
-
-def _said(decisive: Sequence[Candidate], matched: Mapping[Candidate, Vector]) -> list[str]:
-    return [_because(rule, _DOES[rule.verb], matched.get(rule, ())) for rule in decisive]
-
-
-def _not_said(
-    plan: Plan,
-    verdict: VerdictName,
-    verdicts: Sequence[LayerVerdict],
-    grants: Mapping[Candidate, Vector],
-    observed: bool,
-) -> list[str]:
-    """Why no layer or not every layer allows, when no rule denied."""
-    if verdict != "deny":
-        return []
-    reasons = []
-    silent = [
-        index
-        for index, layer in enumerate(plan.layers)
-        if verdicts[index] in ("deny", "abstain") and (observed or not layer.observe)
-    ]
-    for index in silent:
-        rules = {rule: vector for rule, vector in grants.items() if rule.layer == index}
-        for rule, vector in rules.items():
-            for clause, truth in zip(rule.clauses, vector, strict=True):
-                if truth is False:
-                    reasons.append(f"{rule.ref} would allow it, but not: {clause.want}")
-                elif truth is None:
-                    reasons.append(f"{rule.ref} would allow it, but cannot tell: {clause.want} (missing or odd)")
-        if not rules and plan.layers[index].closed:
-            reasons.append(f"no rule of {plan.layers[index].name} allows {plan.tool}; the default is deny")
-    if not reasons and "deny" not in verdicts:
-        reasons.append(f"no policy allows {plan.tool}")
-    return reasons
-
-
-Change: TypeAlias = tuple[str, bool]
-"""What to do differently, and whether it is about arguments alone, so that the model may be told."""
-
-
-def _changes(
-    plan: Plan,
-    decisive: Sequence[Candidate],
-    verdicts: Sequence[LayerVerdict],
-    grants: Mapping[Candidate, Vector],
-    near: Mapping[Candidate, Vector],
-    observed: bool,
-) -> list[Change]:
-    """The smallest changes after which the call would be allowed, nearest first."""
-    needed: list[str] = []
-    for rule in decisive:
-        flips = [clause for clause in rule.clauses if clause.kind == "args"]
-        if not flips:
-            return []
-        needed.append(" or ".join(clause.avoid for clause in flips))
-    options: list[tuple[int, Change]] = []
-    missing = False
-    for index, layer in enumerate(plan.layers):
-        if verdicts[index] == "allow" or (layer.observe and not observed):
-            continue
-        rules = {r: v for r, v in (*grants.items(), *near.items()) if r.layer == index}
-        if any(r.verb == "allow" and _holds(v) for r, v in rules.items()):
-            continue
-        missing = missing or layer.closed
-        for rule, vector in rules.items():
-            failing = [c for c, truth in zip(rule.clauses, vector, strict=True) if truth is not True]
-            text = " and ".join(clause.want for clause in failing)
-            if rule.verb == "require_approval" and rule.terms:
-                text += f" (with {terms_text(rule.terms)})"
-            if failing and all(clause.kind != "valid" for clause in failing):
-                options.append((len(failing), (text, all(clause.kind == "args" for clause in failing))))
-    options.sort(key=lambda option: (option[0], option[1]))
-    if not missing:
-        return [(", and ".join(needed), True)] if needed else [change for _, change in options[:5]]
-    denied = any(rule.verb == "deny" for rule in decisive)
-    prefix = "".join(f"{text}, and " for text in needed) if denied else ""
-    return list(dict.fromkeys((prefix + text, safe) for _, (text, safe) in options[:5]))
 
 
 def _added(several: Any) -> ApprovalTerms:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from agentguard.documents import printable
-from agentguard.domain.decisions import ApprovalTerms
+from agentguard.domain.decisions import ApprovalTerms, VerdictName
+from agentguard.policy.planning import Candidate, LayerVerdict, Plan, Vector
 from agentguard.policy.rules import TimeWindow, Words
 
 MESSAGE_LIMIT = 500
@@ -112,3 +113,104 @@ def model_message(verdict: str, tool: str, own: Iterable[str], unlock: Sequence[
     elif verdict == "deny":
         text += " Do not try it again with the same arguments."
     return printable(text, MESSAGE_LIMIT)
+
+
+# -- decisions ----------------------------------------------------------------------------------------------------------
+
+
+def holds(vector: Vector) -> bool:
+    """Whether every condition of a rule is true."""
+    return all(truth is True for truth in vector)
+
+
+def because(rule: Candidate, does: str, vector: Vector) -> str:
+    """What a rule does and by which conditions, and which of them are in doubt."""
+    if not rule.clauses:
+        return f"{rule.ref} {does}"
+    doubts = [c.want for c, truth in zip(rule.clauses, vector, strict=False) if truth is None]
+    text = f"{rule.ref} {does}: {' and '.join(clause.want for clause in rule.clauses)}"
+    if doubts:
+        text += f" (in doubt, so it applies: whether {' and '.join(doubts)} cannot be told)"
+    return text
+
+
+_DOES = {"deny": "denies it", "require_approval": "requires approval", "allow": "allows it"}
+
+
+def said(decisive: Sequence[Candidate], matched: Mapping[Candidate, Vector]) -> list[str]:
+    """One sentence per rule that decided."""
+    return [because(rule, _DOES[rule.verb], matched.get(rule, ())) for rule in decisive]
+
+
+def not_said(
+    plan: Plan,
+    verdict: VerdictName,
+    verdicts: Sequence[LayerVerdict],
+    grants: Mapping[Candidate, Vector],
+    observed: bool,
+) -> list[str]:
+    """Why no layer or not every layer allows, when no rule denied."""
+    if verdict != "deny":
+        return []
+    reasons = []
+    silent = [
+        index
+        for index, layer in enumerate(plan.layers)
+        if verdicts[index] in ("deny", "abstain") and (observed or not layer.observe)
+    ]
+    for index in silent:
+        rules = {rule: vector for rule, vector in grants.items() if rule.layer == index}
+        for rule, vector in rules.items():
+            for clause, truth in zip(rule.clauses, vector, strict=True):
+                if truth is False:
+                    reasons.append(f"{rule.ref} would allow it, but not: {clause.want}")
+                elif truth is None:
+                    reasons.append(f"{rule.ref} would allow it, but cannot tell: {clause.want} (missing or odd)")
+        if not rules and plan.layers[index].closed:
+            reasons.append(f"no rule of {plan.layers[index].name} allows {plan.tool}; the default is deny")
+    if not reasons and "deny" not in verdicts:
+        reasons.append(f"no policy allows {plan.tool}")
+    return reasons
+
+
+Change: TypeAlias = tuple[str, bool]
+"""What to do differently, and whether it is about arguments alone, so that the model may be told."""
+
+
+def changes_for(
+    plan: Plan,
+    decisive: Sequence[Candidate],
+    verdicts: Sequence[LayerVerdict],
+    grants: Mapping[Candidate, Vector],
+    near: Mapping[Candidate, Vector],
+    observed: bool,
+) -> list[Change]:
+    """The smallest changes after which the call would be allowed, nearest first."""
+    needed: list[str] = []
+    for rule in decisive:
+        flips = [clause for clause in rule.clauses if clause.kind == "args"]
+        if not flips:
+            return []
+        needed.append(" or ".join(clause.avoid for clause in flips))
+    options: list[tuple[int, Change]] = []
+    missing = False
+    for index, layer in enumerate(plan.layers):
+        if verdicts[index] == "allow" or (layer.observe and not observed):
+            continue
+        rules = {r: v for r, v in (*grants.items(), *near.items()) if r.layer == index}
+        if any(r.verb == "allow" and holds(v) for r, v in rules.items()):
+            continue
+        missing = missing or layer.closed
+        for rule, vector in rules.items():
+            failing = [c for c, truth in zip(rule.clauses, vector, strict=True) if truth is not True]
+            text = " and ".join(clause.want for clause in failing)
+            if rule.verb == "require_approval" and rule.terms:
+                text += f" (with {terms_text(rule.terms)})"
+            if failing and all(clause.kind != "valid" for clause in failing):
+                options.append((len(failing), (text, all(clause.kind == "args" for clause in failing))))
+    options.sort(key=lambda option: (option[0], option[1]))
+    if not missing:
+        return [(", and ".join(needed), True)] if needed else [change for _, change in options[:5]]
+    denied = any(rule.verb == "deny" for rule in decisive)
+    prefix = "".join(f"{text}, and " for text in needed) if denied else ""
+    return list(dict.fromkeys((prefix + text, safe) for _, (text, safe) in options[:5]))

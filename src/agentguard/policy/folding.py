@@ -17,8 +17,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
-from agentguard.policy.deciding import Candidate, Guard
-from agentguard.policy.matchers import NotLinear, WrongShape, kind, literal, pattern_search, reach
+from agentguard.policy.matchers import NotLinear, literal, pattern_search
+from agentguard.policy.planning import Candidate, Guard
+from agentguard.policy.truth import WrongShape, kind, reach
 
 Conditions: TypeAlias = Sequence[tuple[str, Mapping[str, Any]]]
 """Dotted paths and the fragments that a rule puts on them."""

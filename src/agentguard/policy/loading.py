@@ -24,7 +24,8 @@ from agentguard.domain.decisions import (
 from agentguard.domain.plans import EFFECTS, RISKS
 from agentguard.errors import PolicyError
 from agentguard.policy.globbing import NAME
-from agentguard.policy.matchers import HOST, NotLinear, pattern_search
+from agentguard.policy.matchers import NotLinear, pattern_search
+from agentguard.policy.recognising import HOST
 from agentguard.policy.rules import FACTS, VERBS, WHO, Default, Rule, Selector, TimeWindow, Verb, When, Words
 
 POLICY_KEYS = ("version", "name", "default", "mode", "rules")

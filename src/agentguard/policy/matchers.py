@@ -12,33 +12,13 @@ Equality is that of JSON Schema: ``1`` equals ``1.0``; ``True``, ``1`` and ``"1"
 from __future__ import annotations
 
 import functools
-import posixpath
 import re
-import shlex
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Final, TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from agentguard.canonical import dumps
-
-Truth: TypeAlias = bool | None
-"""``True``, ``False`` or ``None`` for unknown."""
-
-Condition: TypeAlias = Callable[[Any], Truth]
-"""Judges one value. :data:`ABSENT` stands for an argument that is not there."""
-
-PathResolver: TypeAlias = Callable[[str], str]
-"""Resolves ``..`` and symbolic links, as :func:`os.path.realpath` does."""
-
-
-class _Absent:
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        return "ABSENT"
-
-
-ABSENT: Final = _Absent()
-"""The value of an argument that was not given."""
+from agentguard.policy.recognising import PathResolver, command, email_domain, url_host, url_scheme, within
+from agentguard.policy.truth import ABSENT, Condition, Truth, both, counted, either, is_number, kind, opposite, same
 
 REGEX_SIZE = 1 << 20
 """Upper bound for the compiled size of one pattern in bytes."""
@@ -46,94 +26,6 @@ REGEX_SIZE = 1 << 20
 
 class NotLinear(ValueError):
     """The pattern cannot be matched in linear time, or not at all."""
-
-
-def both(values: Iterable[Truth]) -> Truth:
-    """Kleene's "and" over all values; true for none."""
-    result: Truth = True
-    for value in values:
-        if value is False:
-            return False
-        if value is None:
-            result = None
-    return result
-
-
-def either(values: Iterable[Truth]) -> Truth:
-    """Kleene's "or" over all values; false for none."""
-    result: Truth = False
-    for value in values:
-        if value is True:
-            return True
-        if value is None:
-            result = None
-    return result
-
-
-def opposite(value: Truth) -> Truth:
-    """Kleene's "not"."""
-    return None if value is None else not value
-
-
-def _counted(values: Iterable[Truth], least: int, most: int | None) -> Truth:
-    """Whether the number of true values is between ``least`` and ``most``."""
-    certain = possible = 0
-    for value in values:
-        certain += value is True
-        possible += value is not False
-    if possible < least or (most is not None and certain > most):
-        return False
-    return True if certain >= least and (most is None or possible <= most) else None
-
-
-# -- values ------------------------------------------------------------------------------------------------------------
-
-
-def kind(value: Any) -> str | None:
-    """JSON type of a value: ``null boolean number string array object``, or ``None`` for anything else.
-
-    NaN and the infinities are no JSON numbers.
-    """
-    cls = type(value)
-    if cls is str:
-        return "string"
-    if cls is bool:
-        return "boolean"
-    if cls is int:
-        return "number"
-    if cls is float:
-        return "number" if value - value == 0 else None
-    if value is None:
-        return "null"
-    if isinstance(value, Mapping):
-        return "object"
-    if isinstance(value, (list, tuple)):
-        return "array"
-    if isinstance(value, str):
-        return "string"
-    if isinstance(value, (int, float)):
-        return "number" if value - value == 0 else None
-    return None
-
-
-def same(left: Any, right: Any) -> Truth:
-    """Equality of JSON Schema; unknown when one side is no JSON value."""
-    a, b = kind(left), kind(right)
-    if a is None or b is None:
-        return None
-    if a != b:
-        return False
-    if a == "array":
-        return False if len(left) != len(right) else both(map(same, left, right))
-    if a == "object":
-        if left.keys() != right.keys():
-            return False
-        return both(same(item, right[key]) for key, item in left.items())
-    return bool(left == right)
-
-
-def _is_number(value: Any) -> bool:
-    return kind(value) == "number"
 
 
 # -- plain keywords ----------------------------------------------------------------------------------------------------
@@ -165,10 +57,8 @@ def _one_of(options: Sequence[Any]) -> Condition:
 
 def _bound(keyword: str, limit: float) -> Condition:
     def judge(value: Any) -> Truth:
-        if type(value) is not int and not _is_number(value):
+        if type(value) is not int and not is_number(value):
             return None
-        if keyword == "maximum":
-            return bool(value <= limit)
         if keyword == "minimum":
             return bool(value >= limit)
         if keyword == "exclusiveMaximum":
@@ -180,7 +70,7 @@ def _bound(keyword: str, limit: float) -> Condition:
 
 def _at_most(limit: float) -> Condition:
     def judge(value: Any) -> Truth:
-        if type(value) is int or _is_number(value):
+        if type(value) is int or is_number(value):
             return bool(value <= limit)
         return None
 
@@ -193,7 +83,7 @@ def _multiple_of(divisor: float) -> Condition:
     unit = Fraction(repr(divisor))
 
     def judge(value: Any) -> Truth:
-        if not _is_number(value):
+        if not is_number(value):
             return None
         return (Fraction(value) if isinstance(value, int) else Fraction(repr(float(value)))) % unit == 0
 
@@ -298,7 +188,7 @@ def _items(prefix: Sequence[Condition], rest: Condition | bool | None) -> Condit
 
 def _contains(condition: Condition, least: int, most: int | None) -> Condition:
     def judge(value: Any) -> Truth:
-        return _counted(map(condition, value), least, most) if kind(value) == "array" else None
+        return counted(map(condition, value), least, most) if kind(value) == "array" else None
 
     return judge
 
@@ -364,160 +254,6 @@ def _conditional(test: Condition, then: Condition | None, otherwise: Condition |
             return None
         branch = then if truth else otherwise
         return True if branch is None else branch(value)
-
-    return judge
-
-
-# -- what a value is ---------------------------------------------------------------------------------------------------
-
-_ODD_PATH = re.compile(r"[\x00-\x1f\x7f\\]")
-
-
-def _inside(path: str, roots: Sequence[str]) -> bool:
-    return any(path == root or path.startswith(root if root == "/" else root + "/") for root in roots)
-
-
-def within(roots: Sequence[str], resolve: PathResolver) -> Condition:
-    """Whether an absolute POSIX path lies in one of ``roots``.
-
-    Both readings of the path must agree, the textual one (``..`` removed) and the one with symbolic links resolved;
-    where they differ the answer is unknown. Relative paths, ``~``, back-slashes, control characters and a leading
-    ``//`` are unknown as well.
-    """
-    plain = [posixpath.normpath(root) for root in roots]
-    real = [*plain, *map(resolve, plain)]
-
-    def judge(value: Any) -> Truth:
-        if kind(value) != "string" or not 0 < len(value) <= 4096:
-            return None
-        if value[0] != "/" or value[:2] == "//" or _ODD_PATH.search(value):
-            return None
-        textual = _inside(posixpath.normpath(value), real)
-        return textual if _inside(resolve(str(value)), real) is textual else None
-
-    return judge
-
-
-_LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
-HOST = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
-"""Letters, digits and hyphens (RFC 952, RFC 1123)."""
-_URL = re.compile(
-    r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<host>[A-Za-z0-9.-]*)(?::(?P<port>[1-9][0-9]{0,4}))?"
-    r"(?P<rest>(?:[/?#](?:[A-Za-z0-9._~!$&'()*+,;=:@/?#-]|%[0-9A-Fa-f]{2})*)?)"
-)
-_IPV4 = re.compile(r"(?:(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])(?:\.(?!$)|$)){4}")
-_LOCAL = re.compile(r"[A-Za-z0-9_+=~'-]+(?:\.[A-Za-z0-9_+=~'-]+)*")
-
-
-def plain_host(host: str) -> str | None:
-    """The host in lower case when it is an ordinary DNS name or a dotted IPv4 address, else ``None``.
-
-    Not ordinary: trailing dots, punycode, underscores, and everything that some resolver reads as a number
-    (``2130706433``, ``0x7f.1``, ``127.1``).
-    """
-    host = host.lower()
-    if len(host) > 253 or not HOST.fullmatch(host):
-        return None
-    labels = host.split(".")
-    if any(label.startswith("xn--") or label[2:4] == "--" for label in labels):
-        return None
-    # The WHATWG rule: a last label of digits, or of 0x and hex digits, makes the host an IPv4 number.
-    if labels[-1].isdigit() or re.fullmatch(r"0x[0-9a-f]*", labels[-1]):
-        return host if _IPV4.fullmatch(host) else None
-    return host
-
-
-def _host_matches(host: str, wanted: Sequence[str]) -> Truth:
-    if host in wanted:
-        return True
-    if host[-1].isdigit() and _IPV4.fullmatch(host):
-        return None  # an address says nothing about which names lead to it
-    return any(w.startswith("*.") and host.endswith(w[1:]) for w in wanted)
-
-
-def _parse_url(value: Any) -> tuple[str, str] | None:
-    if kind(value) != "string" or len(value) > 8192:
-        return None
-    match = _URL.fullmatch(value)
-    if match is None or (match["port"] and int(match["port"]) > 65535):
-        return None
-    scheme = match["scheme"].lower()
-    if not match["host"]:
-        return (scheme, "") if scheme == "file" and not match["port"] else None
-    host = plain_host(match["host"])
-    return None if host is None else (scheme, host)
-
-
-def url_host(wanted: Sequence[str]) -> Condition:
-    """Whether a URL's host is one of ``wanted``; ``*.x`` stands for the names below ``x``.
-
-    Strict: user information, odd characters, punycode, unusual forms of addresses and bad ports are unknown.
-    """
-    wanted = tuple(w.lower() for w in wanted)
-
-    def judge(value: Any) -> Truth:
-        url = _parse_url(value)
-        return None if url is None or not url[1] else _host_matches(url[1], wanted)
-
-    return judge
-
-
-def url_scheme(wanted: Sequence[str]) -> Condition:
-    """Whether a URL's scheme is one of ``wanted``; what is no plain ``scheme://`` URL is unknown."""
-    wanted = tuple(w.lower() for w in wanted)
-
-    def judge(value: Any) -> Truth:
-        url = _parse_url(value)
-        return None if url is None else url[0] in wanted
-
-    return judge
-
-
-def email_domain(wanted: Sequence[str]) -> Condition:
-    """Whether the value is exactly one e-mail address in one of the domains; ``*.x`` for the names below ``x``.
-
-    Display names, several addresses, quoted or routed local parts (``%``, ``!``), literals and comments are unknown.
-    """
-    wanted = tuple(w.lower() for w in wanted)
-
-    def judge(value: Any) -> Truth:
-        if kind(value) != "string" or len(value) > 254 or value.count("@") != 1:
-            return None
-        local, domain = value.split("@")
-        host = plain_host(domain)
-        if host is None or "." not in host or len(local) > 64 or not _LOCAL.fullmatch(local):
-            return None
-        return _host_matches(host, wanted)
-
-    return judge
-
-
-_SHELL_ODD = re.compile(r"[^\x20-\x7e]|[;&|<>$`\\(){}\[\]*?!~#^]")
-
-
-def command(allowed: Sequence[str]) -> Condition:
-    """Whether a command line begins with the words of one of ``allowed``.
-
-    The value is a string that is split as a shell would, or a list of words. Anything a shell would interpret beyond
-    words and quotes (``;``, ``|``, ``$``, globs, redirections, new lines, ...) makes the answer unknown.
-    """
-    heads = [tuple(entry.split()) for entry in allowed]
-
-    def judge(value: Any) -> Truth:
-        found = kind(value)
-        if found == "string":
-            if _SHELL_ODD.search(value):
-                return None
-            words = shlex.split(value)
-        elif found == "array":
-            if not all(type(word) is str and word and not _SHELL_ODD.search(word) for word in value):
-                return None
-            words = list(value)
-        else:
-            return None
-        if not words:
-            return None
-        return any(tuple(words[: len(head)]) == head for head in heads)
 
     return judge
 
@@ -626,7 +362,7 @@ def _any(conditions: Sequence[Condition]) -> Condition:
 
 
 def _exactly_one(conditions: Sequence[Condition]) -> Condition:
-    return lambda value: _counted((condition(value) for condition in conditions), 1, 1)
+    return lambda value: counted((condition(value) for condition in conditions), 1, 1)
 
 
 def build(fragment: Mapping[str, Any], resolve: PathResolver, *, null_is_absent: bool = False) -> Condition:
@@ -669,48 +405,3 @@ def _safe(condition: Condition) -> Condition:
             return None
 
     return judge
-
-
-# -- reaching values ---------------------------------------------------------------------------------------------------
-
-
-class WrongShape(Exception):
-    """A path leads through something that is neither a list nor an object."""
-
-
-def reach(value: Any, path: Sequence[str], nullable: frozenset[int] = frozenset()) -> list[Any]:
-    """Values at the end of a path; one of them unless the path contains ``*``.
-
-    Args:
-        value: The arguments.
-        path: Keys of objects, indices of lists, ``*`` for every element of a list or object.
-        nullable: Depths at which ``null`` stands for "not given".
-
-    Returns:
-        The values; :data:`ABSENT` for each that is not there.
-
-    Raises:
-        WrongShape: The path leads through a scalar.
-    """
-    values = [value]
-    for depth, step in enumerate(path):
-        found: list[Any] = []
-        for item in values:
-            if item is ABSENT or (item is None and depth in nullable):
-                found.append(ABSENT)
-            elif isinstance(item, Mapping):
-                if step == "*":
-                    found.extend(item.values())
-                else:
-                    found.append(item.get(step, ABSENT))
-            elif isinstance(item, (list, tuple)):
-                if step == "*":
-                    found.extend(item)
-                elif step.isascii() and step.isdigit() and len(step) < 10:
-                    found.append(item[int(step)] if int(step) < len(item) else ABSENT)
-                else:
-                    raise WrongShape
-            else:
-                raise WrongShape
-        values = found
-    return values

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from agentguard.domain.decisions import NO_OBLIGATIONS, Obligations
-from agentguard.policy.matchers import kind
+from agentguard.policy.truth import kind
 
 REDACTED = "[redacted]"
 """What stands in the place of a redacted value."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from tests.unit.policy.support import FakeRegistry, book, context, decide, ids, shape, spec
 
 from agentguard.domain.context import RunContext
 from agentguard.domain.decisions import ApprovalTerms, EscalationStep
-from agentguard.policy import Policy, Rulebook
-from agentguard.policy.deciding import Plan
-from tests.unit.policy.support import FakeRegistry, book, context, decide, ids, shape, spec
+from agentguard.policy import Policy, Rulebook, deciding
+from agentguard.policy.planning import Plan
 
 TOOLS = FakeRegistry(
     spec("a", shape(x={"type": "integer"}, y={"type": "string"}), permissions=("p",)),
@@ -55,6 +55,15 @@ def test_no_layer_at_all_denies() -> None:
     decision = decide(book(tools=TOOLS), "a")
     assert decision.verdict == "deny"
     assert decision.reasons == ("no policy allows a",)
+    assert decision.mode == "enforce"
+    assert not decision.allowed
+    assert not book(tools=TOOLS).visible("a", context(), (), 0)
+
+
+def test_every_refusal_blocks_unless_the_layer_only_observes() -> None:
+    for layers in ((), (ALLOW_A, "rules: []"), ("default: abstain\nrules: []",), ("rules: [{deny: a}]",)):
+        assert not decide(book(*layers, tools=TOOLS), "a").allowed
+    assert decide(book("mode: observe\nrules: []", tools=TOOLS), "a").allowed
 
 
 def test_layers_that_allow_share_one_decision_object() -> None:
@@ -348,13 +357,14 @@ def test_infinities_are_unknown_also_where_rules_are_folded() -> None:
         assert decide(rulebook, "a", {"x": value}).verdict == "deny"
 
 
-def test_remembered_explanations_are_bounded() -> None:
+def test_remembered_explanations_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deciding, "_REMEMBERED", 16)
     text = (
         "rules: ["
         + ", ".join(f"{{allow: a, when: {{args: {{x: {{multipleOf: {n}}}}}}}}}" for n in range(2, 14))
         + ", {deny: a}]"
     )
     rulebook = book(text, tools=TOOLS)
-    for x in range(3000):
+    for x in range(300):
         assert decide(rulebook, "a", {"x": x}).verdict == "deny"
-    assert len(rulebook._plans["a"].remembered) <= 1024
+    assert len(rulebook._plans["a"].remembered) <= 16

@@ -11,20 +11,9 @@ import jsonschema
 import pytest
 
 from agentguard.policy.globbing import any_of, matches
-from agentguard.policy.matchers import (
-    ABSENT,
-    NotLinear,
-    WrongShape,
-    both,
-    build,
-    either,
-    kind,
-    opposite,
-    pattern_search,
-    plain_host,
-    reach,
-    same,
-)
+from agentguard.policy.matchers import NotLinear, build, pattern_search
+from agentguard.policy.recognising import plain_host
+from agentguard.policy.truth import ABSENT, WrongShape, both, either, kind, opposite, reach, same
 
 
 class Colour(StrEnum):
