@@ -121,7 +121,7 @@ def seal(tenant: str, run_id: str, seq: int, prev: str, at: int, event: Event, s
             no valid Unicode. ``AG702``: the line would be longer than 65,535 bytes; facts are ids, digests
             and amounts, longer matter belongs into the body. Nothing is ever cut to fit.
     """
-    facts = event.facts
+    facts = {**event.facts, **dict(event.also)} if event.also else event.facts
     if type(facts) is not dict or not _FACT_TYPES.issuperset(map(type, facts.values())):
         facts = _plain(facts)
     ordered = _order(tuple(facts))

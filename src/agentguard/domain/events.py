@@ -53,11 +53,13 @@ class Event:
             data, no argument values. Values are strings, integers, booleans or ``None``.
         body: What was said and done (arguments, results, reasons) as JSON bytes, kept beside the chain and
             erasable; the chain holds its salted digest.
+        also: Further facts, of this event alone; ``facts`` may be shared by many.
     """
 
     kind: EventKind
     facts: Facts
     body: bytes = b""
+    also: tuple[tuple[str, str | int | bool | None], ...] = ()
 
 
 @quick

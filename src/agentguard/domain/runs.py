@@ -40,6 +40,7 @@ class RunRecord:
         ended_at: ns since the epoch, or ``None``.
         deadline_ns: Wall-clock end of the run (ns since the epoch), or ``None``.
         working_limit_ns: Working time allowed, or ``None``.
+        max_repeats: The run's own loop limit, or ``None`` for the gateway's.
         paused_ns: Time spent waiting for people so far.
         paused_at: When the current wait began, or ``None``.
         stop_reason: Why it ended, or ``None``.
@@ -58,6 +59,7 @@ class RunRecord:
     ended_at: int | None = None
     deadline_ns: int | None = None
     working_limit_ns: int | None = None
+    max_repeats: int | None = None
     paused_ns: int = 0
     paused_at: int | None = None
     stop_reason: StopReason | None = None

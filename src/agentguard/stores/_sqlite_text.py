@@ -65,6 +65,7 @@ def opened_text(record: RunRecord) -> str:
             "started_at": record.started_at,
             "deadline_ns": record.deadline_ns,
             "working_limit_ns": record.working_limit_ns,
+            "max_repeats": record.max_repeats,
         }
     )
 
@@ -87,6 +88,7 @@ def opened_value(text: str) -> RunRecord:
         value["started_at"],
         deadline_ns=value["deadline_ns"],
         working_limit_ns=value["working_limit_ns"],
+        max_repeats=value.get("max_repeats"),
     )
 
 

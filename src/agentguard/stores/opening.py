@@ -24,19 +24,19 @@ def open_store(url: str) -> Store:
         The store; close it when it is no longer needed.
 
     Raises:
-        ConfigurationError: ``AG120``: not an address of a store. ``AG121``: a kind of store that this version
+        ConfigurationError: ``AG123``: not an address of a store. ``AG121``: a kind of store that this version
             does not have. ``AG122``: the address names no file.
         StoreUnavailable: The file cannot be opened.
     """
     if not isinstance(url, str) or not url.strip():
-        raise ConfigurationError(f"A store needs an address: {_FORMS}.", code="AG120")
+        raise ConfigurationError(f"A store needs an address: {_FORMS}.", code="AG123")
     scheme, colon, rest = url.partition(":")
     scheme = scheme.lower()
     if not colon:
-        raise ConfigurationError(f"{url!r:.200} is no address of a store; use {_FORMS}.", code="AG120")
+        raise ConfigurationError(f"{url!r:.200} is no address of a store; use {_FORMS}.", code="AG123")
     if scheme == "memory":
         if rest not in ("", "//"):
-            raise ConfigurationError(f"'memory:' takes nothing behind the colon, not {rest!r:.200}.", code="AG120")
+            raise ConfigurationError(f"'memory:' takes nothing behind the colon, not {rest!r:.200}.", code="AG123")
         return MemoryStore()
     if scheme == "sqlite":
         return _open_sqlite(url, rest)
@@ -46,7 +46,7 @@ def open_store(url: str) -> Store:
             f"This version has no store for {kind}; it has memory and sqlite: {_FORMS}.", code="AG121"
         )
     # The rest of the address may hold a password.
-    raise ConfigurationError(f"{scheme!r:.80} is no kind of store; use {_FORMS}.", code="AG120")
+    raise ConfigurationError(f"{scheme!r:.80} is no kind of store; use {_FORMS}.", code="AG123")
 
 
 def _open_sqlite(url: str, rest: str) -> Store:
@@ -54,7 +54,7 @@ def _open_sqlite(url: str, rest: str) -> Store:
         raise ConfigurationError(
             f"{url!r:.200}: an SQLite address has three slashes before a relative path and four before an absolute "
             f"one: {_FORMS}.",
-            code="AG122" if rest.strip("/") == "" else "AG120",
+            code="AG122" if rest.strip("/") == "" else "AG123",
         )
     path = unquote(rest[3:])
     if not path.strip("/") or path.endswith("/") or "\0" in path:
@@ -62,10 +62,10 @@ def _open_sqlite(url: str, rest: str) -> Store:
     if "?" in rest or "#" in rest:
         raise ConfigurationError(
             f"{url!r:.200}: an SQLite address takes no options; write %3F or %23 for ? or # in a file name.",
-            code="AG120",
+            code="AG123",
         )
     if path == ":memory:":
-        raise ConfigurationError("Use 'memory:' for a store that is gone with the process.", code="AG120")
+        raise ConfigurationError("Use 'memory:' for a store that is gone with the process.", code="AG123")
     from agentguard.stores.sqlite import SqliteStore
 
     return SqliteStore(path)

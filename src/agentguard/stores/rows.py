@@ -14,7 +14,7 @@ from agentguard.budget.ledger import Account, Hold
 from agentguard.domain.approvals import ApprovalRequest, Grant
 from agentguard.domain.calls import CallRecord, CallStatus
 from agentguard.domain.decisions import StopReason
-from agentguard.domain.events import AuditRecord
+from agentguard.domain.events import AuditRecord, Event
 from agentguard.domain.runs import ApprovalFilter, RunFilter, RunRecord, RunStatus, StateEntry, Switch
 
 
@@ -230,6 +230,15 @@ class Transaction(Protocol):
 
     def append(self, record: AuditRecord) -> None:
         """Add one record to the audit trail."""
+        ...
+
+    def put_off(self, run: RunRow, event: Event) -> bool:
+        """Keep an event in its place of the run's chain and seal it when somebody looks, which a store that does
+        not outlive its process may do. ``False``: it must be sealed now."""
+        ...
+
+    def catch_up(self, run: RunRow) -> None:
+        """Seal what was put off, so that the head of the run's chain is that of its last event."""
         ...
 
     def records(self, tenant: str, run_id: str, after: int, limit: int) -> list[AuditRecord]:

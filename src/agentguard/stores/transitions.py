@@ -113,9 +113,9 @@ def _read(tx: Transaction, operation: Operation[Any]) -> Any:
     match operation:
         case GetRun(tenant, run_id):
             row = tx.find_run(run_id) if tenant is None else tx.run(tenant, run_id)
-            return None if row is None else row.record()
+            return None if row is None else _value(tx, row)
         case ListRuns(wanted):
-            return tuple(row.record() for row in tx.runs(wanted))
+            return tuple(_value(tx, row) for row in tx.runs(wanted))
         case GetCall(tenant, key):
             call = tx.call(tenant, key)
             return None if call is None else call.record()
@@ -157,8 +157,24 @@ def _read(tx: Transaction, operation: Operation[Any]) -> Any:
 # --- audit ---------------------------------------------------------------------------------------
 
 
-def _record(tx: Transaction, run: RunRow, event: Event) -> AuditRecord:
-    """Seal ``event`` as the next link of the run's chain; the caller puts the run row."""
+_DEFERRABLE: frozenset[EventKind] = frozenset({"call.intent", "call.outcome"})
+"""Kinds whose facts the flow makes of checked parts only, so that sealing them later cannot fail."""
+
+
+def _record(tx: Transaction, run: RunRow, event: Event) -> AuditRecord | None:
+    """Make ``event`` the next link of the run's chain; the caller puts the run row.
+
+    ``None`` when the store seals it later.
+    """
+    if event.kind in _DEFERRABLE and tx.put_off(run, event):
+        run.audit_seq += 1
+        return None
+    return _sealed(tx, run, event)
+
+
+def _sealed(tx: Transaction, run: RunRow, event: Event) -> AuditRecord:
+    """The same, sealed now."""
+    tx.catch_up(run)
     context = run.opened.context
     record = seal(context.tenant, context.run_id, run.audit_seq + 1, run.audit_head, tx.now, event, tx.salt())
     run.audit_seq = record.seq
@@ -167,8 +183,17 @@ def _record(tx: Transaction, run: RunRow, event: Event) -> AuditRecord:
     return record
 
 
+def _value(tx: Transaction, run: RunRow) -> RunRecord:
+    tx.catch_up(run)
+    return run.record()
+
+
 def _note(tx: Transaction, run: RunRow, kind: EventKind, **facts: str | int | bool | None) -> AuditRecord:
-    return _record(tx, run, Event(kind, facts))
+    return _sealed(tx, run, Event(kind, facts))
+
+
+def _known(records: list[AuditRecord | None]) -> tuple[AuditRecord, ...]:
+    return tuple([record for record in records if record is not None]) if records else ()
 
 
 def _need_run(tx: Transaction, tenant: str, run_id: str) -> RunRow:
@@ -181,7 +206,7 @@ def _need_run(tx: Transaction, tenant: str, run_id: str) -> RunRow:
 def append(tx: Transaction, op: Append) -> Appended:
     """Write one record to the chain of a run."""
     run = _need_run(tx, op.tenant, op.run_id)
-    record = _record(tx, run, op.event)
+    record = _sealed(tx, run, op.event)
     tx.put_run(run)
     return Appended((record,))
 
@@ -403,7 +428,7 @@ def begin(tx: Transaction, op: Begin) -> Admission:
         return Turned(
             ledger.reason_for(short.dimension), ledger.describe(short), retryable=short.scope != "run", shortfall=short
         )
-    records: list[AuditRecord] = []
+    records: list[AuditRecord | None] = []
     approval_id = None
     if op.approval is not None:
         try:
@@ -435,17 +460,16 @@ def _start(
     row: CallRow | None,
     accounts: list[ledger.Account],
     approval_id: str | None,
-    records: list[AuditRecord],
+    records: list[AuditRecord | None],
 ) -> Proceed:
     _move(row, "running")
     seq = 0
     if op.event is not None:
         event = op.event
         if approval_id is not None:
-            event = Event(event.kind, {**event.facts, "approval": approval_id}, event.body)
-        record = _record(tx, run, event)
-        seq = record.seq
-        records.append(record)
+            event = replace(event, also=(*event.also, ("approval", approval_id)))
+        records.append(_record(tx, run, event))
+        seq = run.audit_seq
     _wake(tx, run)
     lease_until = tx.now + op.lease_ns
     warnings = _hold(tx, op.tenant, op.key, op.meters, accounts, op.amounts, lease_until)
@@ -487,7 +511,7 @@ def _start(
     if warnings:
         records += _warn(tx, run, warnings)
     tx.put_run(run)
-    return Proceed(fence, tx.now, _deadline(tx, run), approval_id, tuple(warnings), tuple(records), seq)
+    return Proceed(fence, tx.now, _deadline(tx, run), approval_id, tuple(warnings), _known(records), seq)
 
 
 def _vacate(tx: Transaction, row: CallRow, run: RunRow) -> None:
@@ -521,7 +545,7 @@ def _known_call(tx: Transaction, op: Begin, run: RunRow, row: CallRow) -> Admiss
         )
     if row.status in ("succeeded", "failed"):
         facts = {"call": op.call_id, "key": op.key, "status": row.status, "tool": op.tool}
-        record = _record(tx, run, Event("call.replayed", facts))
+        record = _sealed(tx, run, Event("call.replayed", facts))
         tx.put_run(run)
         return Replayed(row.record(), (record,))
     if row.status == "running" and tx.now < row.lease_until:
@@ -542,7 +566,7 @@ def _known_call(tx: Transaction, op: Begin, run: RunRow, row: CallRow) -> Admiss
                 "status": "ambiguous",
                 "tool": row.tool,
             }
-            records = (_record(tx, owner, Event("call.outcome", facts)),)
+            records = (_sealed(tx, owner, Event("call.outcome", facts)),)
             tx.put_run(owner)
         tx.put_call(row)
     return Unresolved(row.record(), records)
@@ -570,7 +594,7 @@ def _approval(
     demand: ApprovalDemand,
     run: RunRow,
     row: CallRow | None,
-    records: list[AuditRecord],
+    records: list[AuditRecord | None],
 ) -> str | Admission:
     """The id of the approval that permits the call now (consumed by this), or what to answer instead."""
     request = None
@@ -596,7 +620,7 @@ def _approval(
             case "pending":
                 if routing.matches(request, op, demand):
                     tx.put_run(run)
-                    return Waiting(request, tuple(records))
+                    return Waiting(request, _known(records))
                 _supersede(tx, run, request.id, records)
             case "consumed" | "superseded":
                 pass
@@ -632,13 +656,13 @@ def _approval(
         "rule": ", ".join(demand.rules)[:200],
         "tool": op.tool,
     }
-    records.append(_record(tx, run, Event("approval.requested", facts, op.event.body if op.event else b"")))
+    records.append(_sealed(tx, run, Event("approval.requested", facts, op.event.body if op.event else b"")))
     _rest(tx, run)
     tx.put_run(run)
-    return Waiting(opened, tuple(records), created=True)
+    return Waiting(opened, _known(records), created=True)
 
 
-def _expire(tx: Transaction, run: RunRow, request: ApprovalRequest, records: list[AuditRecord]) -> ApprovalRequest:
+def _expire(tx: Transaction, run: RunRow, request: ApprovalRequest, records: list[AuditRecord | None]) -> ApprovalRequest:
     current = routing.as_of(request, tx.now)
     if current.status == "expired" and request.status != "expired":
         tx.put_approval(current)
@@ -652,7 +676,7 @@ def _turned_by(
     row: CallRow | None,
     request: ApprovalRequest,
     reason: StopReason,
-    records: list[AuditRecord],
+    records: list[AuditRecord | None],
 ) -> Turned:
     if row is not None and row.status == "pending":
         _move(row, "refused")
@@ -667,16 +691,16 @@ def _turned_by(
     else:
         by = ", ".join(request.decided_by)
         detail = f"Approval {request.id} was rejected by {by}: {request.rejection or 'no reason given'}."
-    return Turned(reason, detail, approval=request, records=tuple(records))
+    return Turned(reason, detail, approval=request, records=_known(records))
 
 
-def _consume(tx: Transaction, run: RunRow, op: Begin, request: ApprovalRequest, records: list[AuditRecord]) -> str:
+def _consume(tx: Transaction, run: RunRow, op: Begin, request: ApprovalRequest, records: list[AuditRecord | None]) -> str:
     tx.put_approval(replace(request, status="consumed"))
     records.append(_note(tx, run, "approval.consumed", approval=request.id, call=op.call_id, digest=request.digest))
     return request.id
 
 
-def _supersede(tx: Transaction, run: RunRow, approval_id: str, records: list[AuditRecord]) -> None:
+def _supersede(tx: Transaction, run: RunRow, approval_id: str, records: list[AuditRecord | None]) -> None:
     request = tx.approval(approval_id)
     if request is not None and request.status in ("pending", "approved"):
         tx.put_approval(replace(request, status="superseded"))
@@ -694,12 +718,11 @@ def finish(tx: Transaction, op: Finish) -> Finished:
         _move(row, op.status)
     elif row.ended_at is not None:
         return Finished(True, run.labels, run.version)  # said before
-    records = [_record(tx, run, event) for event in op.more]
+    records: list[AuditRecord | None] = [_record(tx, run, event) for event in op.more]
     seq = 0
     if op.event is not None:
-        record = _record(tx, run, op.event)
-        seq = record.seq
-        records.append(record)
+        records.append(_record(tx, run, op.event))
+        seq = run.audit_seq
     warnings: list[BudgetWarning] = []
     over: list[Shortfall] = []
     if op.status == "refused":
@@ -720,7 +743,7 @@ def finish(tx: Transaction, op: Finish) -> Finished:
     if run.pending:
         _rest(tx, run)
     tx.put_run(run)
-    return Finished(True, run.labels, run.version, tuple(warnings), tuple(records), tuple(over), seq)
+    return Finished(True, run.labels, run.version, tuple(warnings), _known(records), tuple(over), seq)
 
 
 def _label(tx: Transaction, run: RunRow, labels: tuple[str, ...]) -> None:
@@ -749,7 +772,7 @@ def _finish_late(tx: Transaction, op: Finish, run: RunRow) -> Finished:
     if row is not None and (row.fence, row.status, row.outcome) == (op.fence, op.status, op.outcome):
         return Finished(True, run.labels, run.version)  # it asks again because it did not hear the answer
     facts: Mapping[str, str | int | bool | None] = {"fence": op.fence, "key": op.key, "status": op.status}
-    record = _record(tx, run, Event("call.late", facts, op.event.body if op.event else b""))
+    record = _sealed(tx, run, Event("call.late", facts, op.event.body if op.event else b""))
     tx.put_run(run)
     return Finished(False, run.labels, run.version, (), (record,))
 
@@ -776,7 +799,7 @@ def resolve_call(tx: Transaction, op: ResolveCall) -> CallRecord:
         row.approval_id = None
     tx.put_call(row)
     facts = {"by": op.by, "call": row.call_id, "key": row.key, "status": op.status, "tool": row.tool}
-    _record(tx, run, Event("call.resolved", facts, op.reason.encode("utf-8", "replace")))
+    _sealed(tx, run, Event("call.resolved", facts, op.reason.encode("utf-8", "replace")))
     tx.put_run(run)
     return row.record()
 
@@ -810,7 +833,7 @@ def reserve(tx: Transaction, op: Reserve) -> Reserved:
         warnings, over = _spend(tx, op.tenant, op.key, op.meters, op.amounts)
         if run.pending:
             _rest(tx, run)
-    records = [] if op.event is None else [_record(tx, run, op.event)]
+    records = [] if op.event is None else [_sealed(tx, run, op.event)]
     records += _warn(tx, run, warnings)
     tx.put_run(run)
     return Reserved(None, None, "", tuple(over), tuple(warnings), tuple(records))
@@ -824,7 +847,7 @@ def settle(tx: Transaction, op: Settle) -> Reserved:
         return Reserved(None)
     warnings, over = _spend(tx, op.tenant, op.key, op.meters, op.amounts)
     tx.put_hold(ledger.Hold(_hold_key(op.tenant, op.key), (), _SETTLED, tx.now + _REMEMBER_NS))
-    records = [] if op.event is None else [_record(tx, run, op.event)]
+    records = [] if op.event is None else [_sealed(tx, run, op.event)]
     records += _warn(tx, run, warnings)
     if run.pending:
         _rest(tx, run)
@@ -877,7 +900,7 @@ def vote(tx: Transaction, op: Vote) -> ApprovalRequest:
         "verdict": verdict.kind,
     }
     kind: EventKind = "approval.voted" if decided.status == "pending" else "approval.decided"
-    _record(tx, run, Event(kind, facts, (verdict.reason or "").encode("utf-8", "replace")))
+    _sealed(tx, run, Event(kind, facts, (verdict.reason or "").encode("utf-8", "replace")))
     if decided.status == "terminated" and run.status not in RUN_ENDED:
         run.status = "stopped"
         run.stop_reason = StopReason.APPROVAL_REJECTED
@@ -914,7 +937,7 @@ def open_run(tx: Transaction, op: OpenRun) -> RunOpened:
     record: RunRecord = replace(asked, started_at=tx.now, deadline_ns=deadline, labels=labels)
     lineage = (context.run_id, *(parent.lineage if parent else ()))
     run = RunRow(record, lineage, "running", labels)
-    records = [_record(tx, run, op.event)]
+    records = [_sealed(tx, run, op.event)]
     tx.put_run(run)
     return RunOpened(run.record(), tuple(records))
 
@@ -924,7 +947,7 @@ def end_run(tx: Transaction, op: EndRun) -> RunOpened:
     run = _need_run(tx, op.tenant, op.run_id)
     if run.status in RUN_ENDED:
         if run.status == op.status and run.stop_reason is op.stop_reason:
-            return RunOpened(run.record())
+            return RunOpened(_value(tx, run))
         raise StoreConflict(f"Run {op.run_id} has ended as {run.status}; it cannot become {op.status}.")
     if not run_may(run.status, op.status):
         raise StoreConflict(f"A run cannot move from {run.status} to {op.status}.")
@@ -933,7 +956,7 @@ def end_run(tx: Transaction, op: EndRun) -> RunOpened:
     run.stop_reason = op.stop_reason
     run.result = op.result
     run.ended_at = tx.now
-    records = [_record(tx, run, op.event)]
+    records = [_sealed(tx, run, op.event)]
     tx.put_run(run)
     return RunOpened(run.record(), tuple(records))
 
