@@ -23,8 +23,8 @@ __all__ = ["Answer", "AsyncWebhookApprover", "CallbackApprover", "ConsoleApprove
 Answer: TypeAlias = Verdict | bool | None
 """What a callback may answer: a verdict, yes or no of the identity given to the approver, or "not yet"."""
 
-BAD_ANSWER = "AG651"
-BAD_SETTING = "AG652"
+BAD_ANSWER = "AG646"
+BAD_SETTING = "AG647"
 _TRIES = 10
 
 
@@ -142,7 +142,7 @@ class CallbackApprover:
         identity: Who stands behind ``True`` and ``False``.
 
     Raises:
-        ConfigurationError: ``AG652``; ``fn`` is not callable.
+        ConfigurationError: ``AG647``; ``fn`` is not callable.
     """
 
     def __init__(
@@ -161,7 +161,7 @@ class CallbackApprover:
         """Ask the function.
 
         Raises:
-            ApprovalError: ``AG651``; its answer is none of the permitted ones.
+            ApprovalError: ``AG646``; its answer is none of the permitted ones.
         """
         return self._verdict(request, self._fn(request))
 

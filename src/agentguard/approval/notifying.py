@@ -28,8 +28,8 @@ from agentguard.domain.approvals import ApprovalRequest, Verdict
 from agentguard.domain.usage import NANO
 from agentguard.errors import ApprovalError, ConfigurationError
 
-NOT_DELIVERED = "AG650"
-BAD_SETTING = "AG652"
+NOT_DELIVERED = "AG645"
+BAD_SETTING = "AG647"
 EVENT_TYPE = "dev.agentguard.approval.requested"
 TOLERANCE_S = 300
 """Age in seconds beyond which a receiver should not believe a message (Standard Webhooks: "a few minutes")."""
@@ -126,7 +126,7 @@ class WebhookApprover:
         sleep: Called between attempts.
 
     Raises:
-        ConfigurationError: ``AG652``; URL or secret cannot be used.
+        ConfigurationError: ``AG647``; URL or secret cannot be used.
     """
 
     def __init__(
@@ -212,7 +212,7 @@ class WebhookApprover:
         """Post the notification; the answer is always "not yet".
 
         Raises:
-            ApprovalError: ``AG650``; nobody took it.
+            ApprovalError: ``AG645``; nobody took it.
         """
         body = json.dumps(self.event(request), allow_nan=False).encode()
         begun = time.monotonic()
@@ -287,7 +287,7 @@ class AsyncWebhookApprover:
         """Post the notification from a thread; the answer is always "not yet".
 
         Raises:
-            ApprovalError: ``AG650``; nobody took it.
+            ApprovalError: ``AG645``; nobody took it.
         """
         import asyncio
 
