@@ -156,6 +156,19 @@ def charge(account: Account, amounts: Amounts) -> None:
             used[dimension] = used.get(dimension, 0) + amount
 
 
+def settle(account: Account, amounts: Amounts) -> None:
+    """Settle a reservation with exactly what it held: :func:`release` and :func:`charge` in one."""
+    held, used = account.held, account.used
+    for dimension, amount in amounts:
+        if amount:
+            left = held.get(dimension, 0) - amount
+            if left > 0:
+                held[dimension] = left
+            else:
+                held.pop(dimension, None)
+            used[dimension] = used.get(dimension, 0) + amount
+
+
 def overruns(meter: Meter, account: Account, amounts: Amounts) -> list[Shortfall]:
     """The limits of ``meter`` that actual use has crossed in the dimensions of ``amounts``."""
     return [

@@ -262,6 +262,8 @@ def _rest(tx: Transaction, run: RunRow) -> None:
 def _deadline(tx: Transaction, run: RunRow) -> int | None:
     """When the run's wall or working time ends, whichever comes first, ns since the epoch."""
     opened = run.opened
+    if opened.deadline_ns is None and opened.working_limit_ns is None:
+        return None
     ends = []
     if opened.deadline_ns is not None:
         ends.append(opened.deadline_ns)
@@ -356,9 +358,17 @@ def _spend(
     """Settle the hold of ``key`` (if it is still there) with ``amounts``: into the accounts that held it, so
     that a call which began before midnight is charged to the day it began in."""
     hold = tx.hold(_hold_key(tenant, key))
-    keys = hold.accounts if hold is not None else tuple(ledger.account_key(m, tx.now) for m in meters)
     warnings: list[BudgetWarning] = []
     over: list[Shortfall] = []
+    if hold is not None and hold.amounts == amounts and len(hold.accounts) == len(meters):
+        # What was held was within the limits, and its thresholds were reported then.
+        for account_key in hold.accounts:
+            account = tx.account(account_key)
+            ledger.settle(account, amounts)
+            tx.put_account(account)
+        tx.drop_hold(hold.key)
+        return warnings, over
+    keys = hold.accounts if hold is not None else tuple(ledger.account_key(m, tx.now) for m in meters)
     for index, account_key in enumerate(keys):
         account = tx.account(account_key)
         if hold is not None:
