@@ -11,10 +11,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 from zoneinfo import ZoneInfo
 
-from agentguard.documents import Path, printable
+from agentguard.documents import Document, Path, printable
 from agentguard.domain.plans import EFFECTS, RISKS
 from agentguard.policy.globbing import NAME
-from agentguard.policy.matchers import NotLinear, pattern_search
+from agentguard.policy.matchers import NotLinear, literal, pattern_search
 from agentguard.policy.reading import Reader
 from agentguard.policy.recognising import HOST
 from agentguard.policy.rules import FACTS, WHO, Selector, TimeWindow, When, Words
@@ -70,6 +70,9 @@ KEYWORDS = (
 )
 """Keywords of argument conditions."""
 
+MAX_PATTERNS = 1000
+"""Different patterns in one file that are more than fixed texts; compiling one takes up to a millisecond."""
+
 TYPES = ("string", "integer", "number", "boolean", "array", "object", "null")
 _NS = 1_000_000_000
 _SEGMENT = re.compile(r"[^.\s]{1,128}")
@@ -80,6 +83,10 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 class ConditionReader(Reader):
     """Reads selectors and conditions."""
+
+    def __init__(self, document: Document) -> None:
+        super().__init__(document)
+        self.patterns: set[str] = set()
 
     # -- selectors -----------------------------------------------------------------------------------------------------
 
@@ -332,6 +339,12 @@ class ConditionReader(Reader):
         """A pattern that runs in linear time."""
         if not isinstance(value, str) or len(value) > 1000:
             self.report("AG116", "pattern must be text of at most 1000 characters", path)
+            return
+        if literal(value) is not None:
+            return
+        self.patterns.add(value)
+        if len(self.patterns) > MAX_PATTERNS:
+            self.report("AG116", f"more than {MAX_PATTERNS} patterns", path, hint="use enum, host or email_domain")
             return
         try:
             pattern_search(value)

@@ -20,7 +20,7 @@ from agentguard.canonical import dumps
 from agentguard.policy.recognising import PathResolver, command, email_domain, url_host, url_scheme, within
 from agentguard.policy.truth import ABSENT, Condition, Truth, both, counted, either, is_number, kind, opposite, same
 
-REGEX_SIZE = 1 << 20
+REGEX_SIZE = 1 << 17
 """Upper bound for the compiled size of one pattern in bytes."""
 
 

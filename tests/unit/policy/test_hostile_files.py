@@ -135,6 +135,14 @@ def test_mutated_files_load_or_are_refused_with_a_place() -> None:
         + "".join(f"  - {{deny: kb.search, when: {{args: {{limit: {{minimum: {n}}}}}}}}}\n" for n in range(2000)),
         "rules:\n" + "".join(f"  - deny: kb.serch{n}\n" for n in range(5000)),
         "rules:\n" + "".join(f"  - denny{n}: x\n" for n in range(5000)),
+        "rules:\n"
+        + "".join(
+            f"  - {{deny: kb.search, when: {{args: {{q: {{pattern: '[a-z]{{90}}{n}'}}}}}}}}\n" for n in range(4000)
+        ),
+        "rules:\n"
+        + "".join(
+            f"  - {{deny: kb.search, when: {{args: {{q: {{pattern: '\\p{{L}}{{50}}{n}'}}}}}}}}\n" for n in range(4000)
+        ),
         "rules: [" + "{" * 19,
         "".join(f"kee{n}: 1\n" for n in range(20000)),
         "rules: [{deny: kb.search, when: {args: {q: {enum: [" + "a, " * 40_000 + "b]}}}}]",
