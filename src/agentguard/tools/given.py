@@ -379,6 +379,13 @@ def _expectation(keyword: str, expected: Any) -> str:
     return words.get(keyword, f"does not satisfy {keyword}" if keyword else "is not permitted")
 
 
+def _demand(violation: Violation) -> str:
+    expected, found = violation.expected, violation.found
+    if violation.keyword == "required" and isinstance(expected, list) and isinstance(found, dict):
+        return f"must have {', '.join(shown(name) for name in expected if name not in found)}"
+    return _expectation(violation.keyword, expected)
+
+
 class GivenResult:
     """Checks results against a JSON Schema that somebody wrote."""
 
@@ -399,10 +406,10 @@ class GivenResult:
         try:
             if not self._fits(form):
                 first = next(iter(self._violations(form)))
+                place = shown(".".join(map(str, first.path)), 120) if first.path else "it"
                 raise OutputInvalid(
                     "The tool returned something that its definition does not permit.",
-                    f"the result does not satisfy the output schema: {shown('.'.join(map(str, first.path)), 120)} "
-                    f"{_expectation(first.keyword, first.expected)}, found {shown(first.found)}",
+                    f"the result does not satisfy the output schema: {place} {_demand(first)}, found {shown(first.found)}",
                 )
         except (RecursionError, OverflowError, ValueError) as error:
             raise OutputInvalid(

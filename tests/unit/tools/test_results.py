@@ -150,3 +150,19 @@ def test_what_no_longer_fits_the_type_comes_back_as_json() -> None:
     assert made.revive('{"sku":"a","at":"2024-01-01T00:00:00Z"}').at == datetime(2024, 1, 1, tzinfo=UTC)
     assert made.revive(json.dumps({"sku": 5})) == {"sku": 5}
     assert made.revive('"[redacted]"') == "[redacted]"
+
+
+@pytest.mark.parametrize(
+    ("schema", "value", "said"),
+    [
+        ({"type": "object", "required": ["a", "b"]}, {"a": 1}, "it must have 'b', found"),
+        ({"type": "object", "properties": {"a": {"maximum": 3}}}, {"a": 4}, "must be at most 3, found"),
+    ],
+)
+def test_a_result_that_does_not_fit_a_given_schema_says_what_is_missing(
+    schema: dict[str, Any], value: Any, said: str
+) -> None:
+    made = returning(dict[str, Any], output_schema=schema)
+    with pytest.raises(OutputInvalid) as caught:
+        made.check_output(value)
+    assert said in caught.value.detail
