@@ -7,16 +7,17 @@ with file, line and column. A setting is never skipped because it was not unders
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from agentguard.audit.sinks import JsonlSink
 from agentguard.budget.budget import Budget, merged
 from agentguard.documents import Document, did_you_mean, load, load_file
 from agentguard.domain.decisions import Finding
-from agentguard.errors import ConfigurationError, PolicyError
+from agentguard.errors import ConfigurationError, PolicyError, SinkError
 from agentguard.policy.policies import Policy
 from agentguard.protocols import CredentialProvider, Sink
 from agentguard.resilience.credentials import EnvCredentials
@@ -38,10 +39,23 @@ _BUDGET_KEYS: Final = (
     "per_tool",
     "counters",
 )
+_FIRST_WORD: Final = re.compile(r"\w+")
 _ARCHITECTURE: Final[Mapping[str, tuple[str, ...]]] = {
     "tool_gateway": ("owned",),
     "runtime": ("managed_or_custom", "managed", "custom"),
 }
+
+
+class ToolNames(Protocol):
+    """The names of the registered tools."""
+
+    def __contains__(self, name: object, /) -> bool:
+        """Whether a tool of that name is registered."""
+        ...
+
+    def did_you_mean(self, name: str) -> str:
+        """A hint at the name that was probably meant."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +70,7 @@ class Settings:
         has_tools: The file has a ``tools`` section.
         max_repeats: Loop limit; ``None`` switches loop detection off.
         loops_set: The file says something about loops.
-        sinks: Audit sinks.
+        sinks: Files of audit sinks, and whether each is required; :func:`open_sinks` opens them.
         credentials: Credential provider, or ``None``.
         log_calls: Whether tool calls are logged.
         log_stop_reasons: Whether refusals and stop reasons are logged.
@@ -70,7 +84,7 @@ class Settings:
     has_tools: bool = False
     max_repeats: int | None = None
     loops_set: bool = False
-    sinks: tuple[Sink, ...] = ()
+    sinks: tuple[tuple[Path, bool], ...] = ()
     credentials: CredentialProvider | None = None
     log_calls: bool = True
     log_stop_reasons: bool = True
@@ -115,12 +129,12 @@ def settings_of(document: Document, folder: Path) -> Settings:
     if not isinstance(value, Mapping):
         raise PolicyError(findings)
     reader = _Reader(document, findings)
-    budgets = _budgets(reader, value.get("budgets"))
+    budgets = _budgets(reader, value)
     store = value.get("store")
     if "store" in value and (not isinstance(store, str) or not store):
         reader.wrong("AG111", 'store must be a URL such as "sqlite:///agentguard.db"', ("store",))
     loops, has_loops = _loops(reader, value)
-    sinks = _sinks(reader, value.get("sinks"), folder)
+    sinks = _sinks(reader, value, folder)
     credentials = _credentials(reader, value)
     calls, reasons = _logging(reader, value)
     architecture = _architecture(reader, value)
@@ -165,35 +179,62 @@ class _Reader:
         return value
 
 
-def _budgets(reader: _Reader, section: Any) -> tuple[Budget, ...]:
-    if section is None:
+def _budgets(reader: _Reader, value: Mapping[str, Any]) -> tuple[Budget, ...]:
+    if "budgets" not in value:
         return ()
-    entries: list[tuple[Any, tuple[str | int, ...]]]
-    if isinstance(section, Mapping):
-        entries = [(section, ("budgets",))]
-    elif isinstance(section, list):
-        entries = [(entry, ("budgets", index)) for index, entry in enumerate(section)]
-    else:
+    section = value["budgets"]
+    if not isinstance(section, (Mapping, list)):
         reader.wrong("AG111", "budgets must be one budget or a list of budgets", ("budgets",))
         return ()
     found = []
-    for entry, path in entries:
-        before = reader.mapping(entry, path, _BUDGET_KEYS)
-        known = {key: value for key, value in before.items() if key in _BUDGET_KEYS}
-        if len(known) < len(before) or not before:
-            if not before and isinstance(entry, Mapping):
-                reader.wrong("AG401", "this budget limits nothing; give it at least one max_... limit", path)
+    for entry, path in _entries(section):
+        given = reader.mapping(entry, path, _BUDGET_KEYS)
+        if not given and isinstance(entry, Mapping):
+            reader.wrong("AG401", "this budget limits nothing; give it at least one max_... limit", path)
+        empty = [key for key, value in given.items() if value is None]
+        for key in empty:  # in Python, None means no limit; in a file it is a limit that was forgotten
+            reader.wrong("AG402", f"{key} has no value; write one or remove the line", (*path, key))
+        if not given or empty or any(key not in _BUDGET_KEYS for key in given):
             continue
         try:
-            found.append(Budget(**known))
+            found.append(Budget(**given))
         except ConfigurationError as error:
-            text = str(error)
-            code, _, message = text.partition(" ")
-            named = message.split(":", 1)[0].split(".", 1)[0]
-            reader.wrong(code, message, (*path, named) if named in known else path)
-        except TypeError as error:  # a value of a type that no limit has
-            reader.wrong("AG402", str(error), path)
+            code, _, message = str(error).partition(" ")
+            named = _FIRST_WORD.match(message)
+            place = (*path, named[0]) if named is not None and named[0] in given else path
+            reader.wrong(code, message, place)
     return merged(found)
+
+
+def _entries(section: Any) -> list[tuple[Any, tuple[str | int, ...]]]:
+    """The budgets of a section, each with its path: one budget may stand there without a list."""
+    if isinstance(section, list):
+        return [(entry, ("budgets", index)) for index, entry in enumerate(section)]
+    return [] if section is None else [(section, ("budgets",))]
+
+
+def check_tools(document: Document, registry: ToolNames) -> None:
+    """Check that the tools which the budgets of a document limit are registered.
+
+    Raises:
+        PolicyError: One is not: a limit for a misspelt tool would limit nothing.
+    """
+    value: Any = document.value
+    section = value.get("budgets")
+    findings: list[Finding] = []
+    reader = _Reader(document, findings)
+    for entry, path in _entries(section):
+        for name in entry.get("per_tool") or ():
+            if name not in registry:
+                hint = registry.did_you_mean(name)
+                reader.wrong("AG201", f'no tool "{name}" is registered', (*path, "per_tool", name), key=True, hint=hint)
+    if findings:
+        raise PolicyError(findings)
+
+
+def wrong_store(document: Document, error: ConfigurationError) -> PolicyError:
+    """The error of a store address, with its place in the file."""
+    return PolicyError([document.finding(error.code or "AG120", str(error), ("store",))])
 
 
 def _loops(reader: _Reader, value: Mapping[str, Any]) -> tuple[int | None, bool]:
@@ -209,13 +250,31 @@ def _loops(reader: _Reader, value: Mapping[str, Any]) -> tuple[int | None, bool]
     return limit, True
 
 
-def _sinks(reader: _Reader, section: Any, folder: Path) -> tuple[Sink, ...]:
-    if section is None:
+def open_sinks(settings: Settings) -> tuple[Sink, ...]:
+    """Open the audit files that the settings name.
+
+    Raises:
+        PolicyError: One cannot be opened; those opened before are closed again.
+    """
+    opened: list[JsonlSink] = []
+    for index, (path, required) in enumerate(settings.sinks):
+        try:
+            opened.append(JsonlSink(path, required=required))
+        except SinkError as error:
+            for sink in opened:
+                sink.close()
+            raise PolicyError([settings.document.finding("AG111", str(error), ("sinks", index, "jsonl"))]) from error
+    return tuple(opened)
+
+
+def _sinks(reader: _Reader, value: Mapping[str, Any], folder: Path) -> tuple[tuple[Path, bool], ...]:
+    if "sinks" not in value:
         return ()
+    section = value["sinks"]
     if not isinstance(section, list):
         reader.wrong("AG111", "sinks must be a list such as [{jsonl: audit.jsonl, required: true}]", ("sinks",))
         return ()
-    found: list[Sink] = []
+    found: list[tuple[Path, bool]] = []
     for index, entry in enumerate(section):
         path = ("sinks", index)
         settings = reader.mapping(entry, path, ("jsonl", "required"))
@@ -225,7 +284,7 @@ def _sinks(reader: _Reader, section: Any, folder: Path) -> tuple[Sink, ...]:
         elif not isinstance(required, bool):
             reader.wrong("AG111", "required must be true or false", (*path, "required"))
         else:
-            found.append(JsonlSink(folder / target, required=required))
+            found.append((folder / target, required))
     return tuple(found)
 
 

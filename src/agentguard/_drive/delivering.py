@@ -42,8 +42,12 @@ class Delivery:
         """Deliver ``records`` (of one run, in order), and before them what the sink has missed of the run."""
         first = records[0]
         key = (first.tenant, first.run_id)
-        with self._lock:
-            last = self._last.get(key, first.seq - 1)
+        # A sink that hangs holds the lock; whoever waits for it must not keep a worker for ever.
+        if not self._lock.acquire(timeout=SINK_DEADLINE_S):
+            raise TimeoutError(f"{type(self.sink).__name__} is still busy with earlier records")
+        try:
+            # A run that another process has begun comes from its first record: twice is better than never.
+            last = self._last.get(key, 0)
             due = [record for record in records if record.seq > last]
             if not due:
                 return
@@ -58,6 +62,8 @@ class Delivery:
             self._last.move_to_end(key)
             if len(self._last) > _RUNS:
                 self._last.popitem(last=False)
+        finally:
+            self._lock.release()
 
     def lost(self, count: int, error: Exception) -> None:
         """Count what did not arrive.

@@ -7,7 +7,7 @@ import inspect
 import secrets
 from collections.abc import Coroutine, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from agentguard._drive.delivering import SINK_DEADLINE_S, Delivery
 from agentguard._drive.workers import Workers
@@ -20,7 +20,6 @@ from agentguard.protocols import (
     AsyncCredentialProvider,
     Clock,
     CredentialProvider,
-    CredentialRequest,
     Sink,
     Store,
 )
@@ -29,6 +28,8 @@ from agentguard.resilience.credentials import Credentials
 if TYPE_CHECKING:
     from agentguard.audit.redaction import KnownSecrets
     from agentguard.tools.tool import Tool
+
+T = TypeVar("T")
 
 
 class Ports:
@@ -68,12 +69,17 @@ class Ports:
         self._cleanups: set[asyncio.Task[Any]] = set()
         self._known: set[str] = set()
 
-    def detach(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Run the rest of an interrupted call out of reach of its canceller; ``aclose`` waits for it."""
+    def detach(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Run work out of reach of whoever cancels its caller; ``aclose`` waits for it."""
         task = asyncio.get_running_loop().create_task(work)
         self._cleanups.add(task)
-        task.add_done_callback(self._cleanups.discard)
+        task.add_done_callback(self._settle)
         return task
+
+    def _settle(self, task: asyncio.Task[Any]) -> None:
+        self._cleanups.discard(task)
+        if not task.cancelled():
+            task.exception()  # its caller may be gone; then nobody else would ever look
 
     async def settled(self) -> None:
         """Wait until every detached rest has ended."""

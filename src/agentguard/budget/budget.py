@@ -28,6 +28,7 @@ from agentguard.domain.usage import (
 )
 from agentguard.errors import ConfigurationError
 from agentguard.globbing import matches
+from agentguard.naming import check_id
 from agentguard.units import nano_usd, seconds
 
 SCOPES: Final[tuple[ScopeName, ...]] = get_args(ScopeName)
@@ -96,6 +97,12 @@ class Budget:
             raise _wrong("warn_at", self.warn_at, "a number above 0 and at most 1")
         if self.match is not None and (not isinstance(self.match, str) or not self.match):
             raise _wrong("match", self.match, "a name or glob")
+        if self.match is not None and self.scope in ("run", "everything"):
+            raise ConfigurationError(
+                f"AG403 match selects by name, and nobody names a {self.scope}; use it with another scope, "
+                "for example scope: agent.",
+                code="AG403",
+            )
         for name in _COUNTS:
             _count(name, getattr(self, name))
         _count("max_repeats", self.max_repeats)
@@ -103,9 +110,9 @@ class Budget:
             if not isinstance(table, Mapping):
                 raise _wrong(kind, table, "a mapping from name to limit")
             for key, limit in table.items():
-                if not isinstance(key, str) or not key:
-                    raise _wrong(kind, key, "names as keys")
+                check_id(f"name in {kind}", key)
                 _count(f"{kind}.{key}", limit, needed=True)
+            object.__setattr__(self, kind, dict(table))  # what its owner does with it later is not checked
         if self.max_cost_usd is not None:
             self._cost()
         for name in ("max_seconds", "max_working_seconds"):

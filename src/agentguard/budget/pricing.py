@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from decimal import ROUND_CEILING, Decimal
+from decimal import Decimal
+from fractions import Fraction
+from math import ceil
 
 from agentguard.domain.usage import NANO
 from agentguard.errors import ConfigurationError
@@ -41,8 +43,7 @@ class Prices:
         self._exact: dict[str, Price] = {}
         globs: list[tuple[str, Price]] = []
         for model, entry in table.items():
-            price = entry if isinstance(entry, Price) else Price(_amount(model, entry[0]), _amount(model, entry[1]))
-            _amount(model, price.input), _amount(model, price.output)
+            price = _price(model, entry)
             if is_glob(model):
                 globs.append((model, price))
             else:
@@ -54,8 +55,20 @@ class Prices:
         price = self._exact.get(model) or next((p for g, p in self._globs if matches(g, model)), None)
         if price is None:
             return None
-        exact = (price.input * input_tokens + price.output * output_tokens) * NANO / _MILLION
-        return int(exact.to_integral_value(rounding=ROUND_CEILING))
+        # Fractions: the decimal context of the host could round.
+        return ceil((Fraction(price.input) * input_tokens + Fraction(price.output) * output_tokens) * NANO / _MILLION)
+
+
+def _price(model: str, entry: object) -> Price:
+    if not isinstance(model, str) or not model:
+        raise ConfigurationError(f"AG405 {model!r:.40} is no name of a model.", code="AG405")
+    if isinstance(entry, Price):
+        return Price(_amount(model, entry.input), _amount(model, entry.output))
+    if not isinstance(entry, (tuple, list)) or len(entry) != 2:
+        raise ConfigurationError(
+            f'AG405 price of {model}: write a pair of input and output price, such as ("1.25", "10").', code="AG405"
+        )
+    return Price(_amount(model, entry[0]), _amount(model, entry[1]))
 
 
 def _amount(model: str, value: object) -> Decimal:

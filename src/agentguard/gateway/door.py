@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Self, TypeAlias, TypeVar
 
 from pydantic_core import from_json, to_json
 
@@ -23,15 +23,25 @@ from agentguard._flow.refusing import refused
 from agentguard._flow.rulebook import House, Job, plan
 from agentguard.audit.redaction import KnownSecrets
 from agentguard.budget.budget import Budget, merged, meters_for
+from agentguard.canonical import dumps
 from agentguard.domain.calls import Completed, Outcome, Refused, Suspended
 from agentguard.domain.context import Contract, RunContext
-from agentguard.domain.decisions import Decision, Mode, StopReason
-from agentguard.domain.operations import GetRun, Operation
+from agentguard.domain.decisions import Decision, StopReason
+from agentguard.domain.events import AuditRecord
+from agentguard.domain.operations import (
+    Effect,
+    GetRun,
+    OpenRun,
+    Operation,
+    PutState,
+    ReadAudit,
+    ResolveCall,
+    Vote,
+)
 from agentguard.domain.runs import RunRecord
 from agentguard.domain.usage import Meter
 from agentguard.errors import ConfigurationError, NoActiveRun, RunError, SinkError, StoreUnavailable
 from agentguard.gateway.parts import Approvals, Audit, Budgets, Runs, Switches
-from agentguard.gateway.raising import value_of
 from agentguard.gateway.running import Run
 from agentguard.naming import check_id
 from agentguard.policy.compiling import compile_layers
@@ -51,6 +61,7 @@ from agentguard.protocols import (
 )
 from agentguard.resilience.credentials import as_provider
 from agentguard.stores import open_store
+from agentguard.stores.memory import MemoryStore
 from agentguard.stores.timing import SystemClock
 from agentguard.tools.current import CURRENT
 from agentguard.tools.registry import ToolRegistry
@@ -58,6 +69,8 @@ from agentguard.tools.schema import ArgumentsInvalid
 from agentguard.tracing import CallSpan, Telemetry
 
 T = TypeVar("T")
+Steps: TypeAlias = Generator[Effect[Any], Any, T]
+"""Several store operations in order, written once for both colours: ``answer = yield from GetRun(...)``."""
 
 log = logging.getLogger("agentguard")
 
@@ -119,7 +132,9 @@ class ToolGateway:
         max_workers: int = 64,
     ) -> None:
         self._closed = False
-        self.registry: ToolRegistry = tools if isinstance(tools, ToolRegistry) else ToolRegistry.of(*tools)
+        sinks = _several("sinks", sinks)
+        listeners = _several("listeners", listeners)
+        self.registry: ToolRegistry = _registry(tools)
         self.policies: tuple[Policy, ...] = _layers(policy)
         self.shared_budgets: tuple[Budget, ...] = _budgets(budgets)
         self._run_budget = next((b for b in self.shared_budgets if b.scope == "run"), None)
@@ -129,10 +144,20 @@ class ToolGateway:
                     f"AG138 {type(sink).__name__} is no sink: it needs write(records), close() and required.",
                     code="AG138",
                 )
-        if approver is not None and not callable(getattr(approver, "decide", None)):
-            raise ConfigurationError(f"AG138 {type(approver).__name__} is no approver: it needs decide(request).")
-        if max_repeats is not None and (isinstance(max_repeats, bool) or max_repeats < 1):
-            raise ConfigurationError("AG402 max_repeats must be a whole number above 0, or None.", code="AG402")
+        _needs(approver, "approver", "decide")
+        _needs(redactor, "redactor", "redact")
+        _needs(prices, "price list", "price_nano")
+        _needs(clock, "clock", "now_ns", "monotonic")
+        for listener in listeners:
+            _needs(listener, "listener", "on_event")
+        if not isinstance(store, str):
+            _needs(store, "store", "perform", "aperform", "close")
+        for kind, number in (("max_repeats", max_repeats), ("max_workers", max_workers)):
+            if (number is None and kind == "max_workers") or (
+                number is not None and (isinstance(number, bool) or not isinstance(number, int) or number < 1)
+            ):
+                raise ConfigurationError(f"AG402 {kind} must be a whole number above 0, not {number!r:.40}.", code="AG402")
+        self._check_budgets(*self.shared_budgets)
         self.prices = prices
         self._listeners = tuple(listeners)
         self.telemetry = telemetry if telemetry is not None else Telemetry()
@@ -140,6 +165,8 @@ class ToolGateway:
         rules = compile_layers(self.policies, self.registry)
         self._owns_store = isinstance(store, str)
         opened = open_store(store) if isinstance(store, str) else store
+        if isinstance(opened, MemoryStore) and isinstance(store, str) and not sinks:
+            opened.seal_later()
         self._ports = Ports(
             opened,
             clock=clock or SystemClock(),
@@ -216,7 +243,7 @@ class ToolGateway:
         layers: Sequence[Policy],
         settings: dict[str, Any],
     ) -> Self:
-        registry = tools if isinstance(tools, ToolRegistry) else ToolRegistry.of(*tools)
+        registry = _registry(tools)
         if read.has_tools:
             registry = registry.with_document(read.document, bodies=bodies)
         elif bodies:
@@ -224,14 +251,28 @@ class ToolGateway:
         given = dict(settings)
         if read.store is not None:
             given.setdefault("store", _located(read.store, folder))
-        given.setdefault("budgets", read.budgets)
+        if "budgets" not in given:
+            config.check_tools(read.document, registry)
+            given["budgets"] = read.budgets
         if read.loops_set:
             given.setdefault("max_repeats", read.max_repeats)
-        if read.sinks:
-            given.setdefault("sinks", read.sinks)
+        if read.sinks and "sinks" not in given:
+            given["sinks"] = config.open_sinks(read)
         if read.credentials is not None:
             given.setdefault("credentials", read.credentials)
-        return cls(registry, (read.policy, *layers), **given)
+        if "store" in settings or read.store is None:
+            return cls(registry, (read.policy, *_layers(layers, ())), **given)
+        try:
+            opened = open_store(given["store"])
+        except ConfigurationError as error:
+            raise config.wrong_store(read.document, error) from error
+        try:
+            gateway = cls(registry, (read.policy, *_layers(layers, ())), **{**given, "store": opened})
+        except BaseException:
+            opened.close()
+            raise
+        gateway._owns_store = True
+        return gateway
 
     def __repr__(self) -> str:
         return f"<ToolGateway: {len(self.registry)} tools, policy {self.policy_digest[:12]}>"
@@ -342,15 +383,25 @@ class ToolGateway:
             check_id("role", role)
         for label in labels:
             check_id("label", label)
-        if budget is not None and budget.scope != "run":
-            raise ConfigurationError("AG403 the budget of a run has scope run; give others to the gateway.", code="AG403")
+        if task is not None and not isinstance(task, str):
+            raise ConfigurationError(f"AG131 task is text, not {type(task).__name__}.", code="AG131")
+        if budget is not None:
+            if not isinstance(budget, Budget):
+                raise ConfigurationError(f"AG138 budget must be a Budget, not {type(budget).__name__}.", code="AG138")
+            if budget.scope != "run":
+                raise ConfigurationError(
+                    "AG403 the budget of a run has scope run; give others to the gateway.", code="AG403"
+                )
+            self._check_budgets(budget)
         own = self._run_budget if budget is None else budget.narrowed(self._run_budget)
         if contract.output_spec is not None:
             self._contract_problems(contract.output_spec, None)
         try:
-            to_json([contract.context, contract.constraints, contract.output_spec])
-        except Exception as error:
-            raise ConfigurationError(f"AG139 context and constraints must be JSON values: {error}") from error
+            dumps([contract.task, contract.context, contract.constraints, contract.output_spec])
+        except ValueError as error:
+            raise ConfigurationError(
+                f"AG139 task, context, constraints and output_spec must be JSON values: {error}", code="AG139"
+            ) from error
         context = RunContext(
             run_id=run_id or f"run_{draw()[:20]}",
             agent=agent,
@@ -375,6 +426,7 @@ class ToolGateway:
             version=0,
             started_at=self._now_ns(),
             working_limit_ns=own.working_ns if own is not None else None,
+            max_repeats=own.max_repeats if own is not None else None,
         )
         return Run(self, record, own, opened=False)
 
@@ -399,17 +451,19 @@ class ToolGateway:
     def _resumed(self, run_id: str, record: RunRecord | None) -> Run:
         if record is None:
             raise RunError(f"There is no run {run_id!r:.80} to resume (or several tenants have one: pass tenant=).")
-        return Run(self, record, self._run_budget, opened=True)
+        return Run(self, record, None, opened=True)
 
     # --- calls ---------------------------------------------------------------------------------------
 
     def _current(self, run: Run | None) -> Run:
-        if run is not None:
-            return run
-        current = CURRENT.get()
-        if isinstance(current, Run):
+        if run is not None and not isinstance(run, Run):
+            raise ConfigurationError(f"AG131 run must be a Run, not {type(run).__name__}.", code="AG131")
+        current = run if run is not None else CURRENT.get()
+        if isinstance(current, Run) and current._gateway is self:
             return current
         detail = "There is no active run: use `with gateway.run(...)`, or pass run=."
+        if current is not None:
+            detail = "The run belongs to another gateway, with another policy; call through that one, or open a run here."
         raise NoActiveRun(
             Refused(StopReason.NO_ACTIVE_RUN, None, "The action was not carried out.", False, detail, "", "AG625")
         )
@@ -538,32 +592,105 @@ class ToolGateway:
     def _perform(self, operation: Operation[T]) -> T:
         self._check_open()
         answer = self._ports.store.perform(operation)
-        records = getattr(answer, "records", ())
-        if records and self._house.has_sinks:
-            self._ports.publish(records)
+        if self._house.has_sinks:
+            records = self._through(_written(operation, answer))
+            if records:
+                try:
+                    self._ports.publish(records)
+                except SinkError:
+                    if isinstance(operation, OpenRun):
+                        raise
+                    # It is done and cannot be refused any more; the driver has counted the gap.
         return answer
 
     async def _aperform(self, operation: Operation[T]) -> T:
+        """The same for async code: a cancelled caller does not take back what is on its way to the store."""
         self._check_open()
-        if self._ports.instant:
-            answer = self._ports.store.perform(operation)
-        else:
-            answer = await asyncio.shield(asyncio.ensure_future(self._ports.store.aperform(operation)))
-        records = getattr(answer, "records", ())
-        if records and self._house.has_sinks:
-            await self._ports.apublish(records)
+        if self._ports.instant and not self._house.has_sinks:
+            return self._ports.store.perform(operation)
+        return await asyncio.shield(self._ports.detach(self._stored(operation)))
+
+    async def _stored(self, operation: Operation[T]) -> T:
+        answer = await self._ports.store.aperform(operation)
+        if self._house.has_sinks:
+            records = await self._all(_written(operation, answer))
+            if records:
+                try:
+                    await self._ports.apublish(records)
+                except SinkError:
+                    if isinstance(operation, OpenRun):
+                        raise
         return answer
 
-    def _detach(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def _through(self, steps: Steps[T]) -> T:
+        """Carry out several store operations in order."""
+        try:
+            operation = next(steps)
+            while True:
+                try:
+                    answer = self._perform(_operation(operation))
+                except Exception as error:
+                    operation = steps.throw(error)
+                else:
+                    operation = steps.send(answer)
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+
+    async def _athrough(self, steps: Steps[T]) -> T:
+        """The same for async code, to the end even when the caller is cancelled."""
+        return await asyncio.shield(self._ports.detach(self._all(steps)))
+
+    async def _all(self, steps: Steps[T]) -> T:
+        try:
+            operation = next(steps)
+            while True:
+                try:
+                    answer = await self._aperform(_operation(operation))
+                except Exception as error:
+                    operation = steps.throw(error)
+                else:
+                    operation = steps.send(answer)
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+
+    def _detach(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         return self._ports.detach(work)
 
-    def _clean(self, body: bytes) -> bytes:
-        """A record's body without known secrets and without what the host's redactor removes."""
+    def _kept(self, value: Any) -> Any:
+        """A JSON value without known secrets and without what the host's redactor removes; it never raises."""
+        try:
+            data = to_json(value, fallback=repr, inf_nan_mode="strings")
+        except ValueError:  # a lone surrogate
+            data = json.dumps(value, default=repr, ensure_ascii=False).encode("utf-8", "replace")
         if self._house.secrets:
-            body = self._house.secrets.redact_bytes(body)
-        if self._house.redactor is not None:
-            body = to_json(self._house.redactor.redact(from_json(body)))
-        return body if self._house.keep_bodies else b""
+            data = self._house.secrets.redact_bytes(data)
+        plain = from_json(data)
+        if self._house.redactor is None:
+            return plain
+        try:
+            return from_json(to_json(self._house.redactor.redact(plain)))
+        except Exception as error:  # what happened is recorded all the same, without what was said
+            return {"withheld": f"the redactor failed with {type(error).__name__}"}
+
+    def _body(self, value: Any) -> bytes:
+        """The body of a record."""
+        return to_json(self._kept(value)) if self._house.keep_bodies else b""
+
+    def _text(self, text: str) -> str:
+        """Text for a record's facts, without known secrets."""
+        return str(self._house.secrets.redact(text)) if self._house.secrets else text
+
+    def _check_budgets(self, *budgets: Budget) -> None:
+        """A limit for a tool that does not exist would look like protection and be none."""
+        for budget in budgets:
+            for name in budget.per_tool:
+                if name not in self.registry:
+                    hint = self.registry.did_you_mean(name)
+                    raise ConfigurationError(
+                        f"AG201 per_tool: no tool {name!r:.80} is registered{f'; {hint}' if hint else ''}.", code="AG201"
+                    )
 
     def _contract_problems(self, spec: Mapping[str, Any], value: Any) -> list[str]:
         """Where ``value`` does not satisfy an output spec."""
@@ -617,21 +744,58 @@ def _closed(job: Job) -> Refused:
     return refused(job, StopReason.GATEWAY_CLOSED, "This gateway is closed; build a new one.", code="AG660")
 
 
-def _layers(policy: Policy | Sequence[Policy] | None) -> tuple[Policy, ...]:
+def _written(operation: Operation[Any], answer: Any) -> Steps[tuple[AuditRecord, ...]]:
+    """What an operation has written last into a chain; the sinks fetch what they lack before that."""
+    match operation:
+        case Vote() | ResolveCall():
+            tenant, run_id = answer.tenant, answer.run_id
+        case PutState():
+            tenant, run_id = operation.tenant, operation.run_id
+        case _:
+            records: tuple[AuditRecord, ...] = getattr(answer, "records", ())
+            return records
+    run = yield from GetRun(tenant, run_id)
+    return () if run is None else (yield from ReadAudit(tenant, run_id, run.audit_seq - 1, 1))
+
+
+def _operation(effect: Effect[Any]) -> Operation[Any]:
+    if not isinstance(effect, Operation):
+        raise TypeError(f"{type(effect).__name__} is no store operation")
+    return effect
+
+
+def _needs(part: object, what: str, *methods: str) -> None:
+    """A part of the set-up that is none would fail when it is needed; it is refused when it is given."""
+    if part is not None and (isinstance(part, type) or not all(callable(getattr(part, m, None)) for m in methods)):
+        kind = part.__name__ if isinstance(part, type) else type(part).__name__
+        raise ConfigurationError(f"AG138 {kind} is no {what}: give an object with {', '.join(methods)}.", code="AG138")
+
+
+def _several(what: str, given: Iterable[Any]) -> tuple[Any, ...]:
+    if isinstance(given, (str, bytes)) or not isinstance(given, Iterable):
+        raise ConfigurationError(f"AG138 {what} must be a list, not {type(given).__name__}.", code="AG138")
+    return tuple(given)
+
+
+def _registry(tools: Iterable[Any] | ToolRegistry) -> ToolRegistry:
+    return tools if isinstance(tools, ToolRegistry) else ToolRegistry.of(*_several("tools", tools))
+
+
+def _layers(policy: Policy | Sequence[Policy] | None, empty: tuple[Policy, ...] = (Policy(),)) -> tuple[Policy, ...]:
     if policy is None:
-        return (Policy(),)
+        return empty
     if isinstance(policy, Policy):
         return (policy,)
     if isinstance(policy, (str, bytes, os.PathLike)):
         raise ConfigurationError("AG138 policy must be a Policy; use Policy.from_yaml(path).", code="AG138")
-    layers = tuple(policy)
+    layers = _several("policy", policy)
     if not all(isinstance(layer, Policy) for layer in layers):
         raise ConfigurationError("AG138 policy must be a Policy or a sequence of them.", code="AG138")
-    return layers or (Policy(),)
+    return layers or empty
 
 
 def _budgets(budgets: Budget | Iterable[Budget]) -> tuple[Budget, ...]:
-    given = (budgets,) if isinstance(budgets, Budget) else tuple(budgets)
+    given = (budgets,) if isinstance(budgets, Budget) else _several("budgets", budgets)
     if not all(isinstance(budget, Budget) for budget in given):
         raise ConfigurationError("AG138 budgets must be Budget objects.", code="AG138")
     return merged(given)

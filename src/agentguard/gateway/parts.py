@@ -15,7 +15,8 @@ from pydantic_core import to_json
 from agentguard.audit.anchoring import Head, anchor
 from agentguard.audit.exporting import export_lines
 from agentguard.audit.verifying import ChainReport, verify_chain
-from agentguard.budget.budget import meter_for
+from agentguard.budget.budget import meters_for
+from agentguard.canonical import dumps
 from agentguard.domain.approvals import ApprovalRequest, ApproverIdentity, GrantScope, Verdict
 from agentguard.domain.calls import CallRecord
 from agentguard.domain.context import RunContext
@@ -35,12 +36,13 @@ from agentguard.domain.operations import (
     Vote,
 )
 from agentguard.domain.runs import ApprovalFilter, RunFilter, RunRecord, Switch
-from agentguard.domain.usage import NANO, BudgetLine, Meter
+from agentguard.domain.usage import NANO, BudgetLine
 from agentguard.errors import ApprovalError, ConfigurationError, RunError
+from agentguard.naming import check_id
 from agentguard.tools.schema import ArgumentsInvalid
 
 if TYPE_CHECKING:
-    from agentguard.gateway.door import ToolGateway
+    from agentguard.gateway.door import Steps, ToolGateway
 
 _PAGE = 1000
 _ALL_RUNS = 1_000_000
@@ -324,9 +326,15 @@ def _need_call(run_id: str, call_id: str, calls: tuple[CallRecord, ...]) -> Call
 def _resolving(call: CallRecord, status: Any, value: Any, by: str, reason: str) -> ResolveCall:
     if status not in ("succeeded", "failed", "refused"):
         raise ConfigurationError(f"AG136 status must be succeeded, failed or refused, not {status!r:.40}.", code="AG136")
+    if value is not None and status != "succeeded":
+        raise ConfigurationError(f"AG136 a call that has {status} has no value.", code="AG136")
+    _reasoned(by, reason)
     stored = None
     if status == "succeeded":
-        stored = '{"value":' + to_json(value).decode() + "}"
+        try:
+            stored = '{"value":' + dumps(value).decode() + "}"
+        except ValueError as error:
+            raise ConfigurationError(f"AG136 the value is not a JSON value: {error}", code="AG136") from error
     elif status == "failed":
         kept = {"message": reason, "model": "The tool failed.", "reason": "tool_error", "type": "Resolved"}
         stored = to_json(kept).decode()
@@ -353,13 +361,30 @@ class Switches:
     ) -> Switch:
         """Stop everything, a tenant, an agent, a user, a tool or a run: no new call of it starts.
 
-        ``agent``, ``user`` and ``tool`` without a tenant stop them in every tenant; a run needs its tenant.
+        ``agent``, ``user`` and ``tool`` without a tenant stop them in every tenant. A run is looked up; with its
+        tenant, one that is not open yet can be stopped as well.
 
         Raises:
             ConfigurationError: Not exactly one thing is named.
+            RunError: There is no such run, or several tenants have one of that id.
         """
-        scope, owner, value = _target(tenant, agent, user, tool, run, everything)
-        return self._gateway._perform(Kill(scope, owner, value, reason, by))
+        _reasoned(by, reason)
+        return self._gateway._through(self._killing(_target(tenant, agent, user, tool, run, everything), reason, by))
+
+    def _killing(self, target: tuple[str, str, str], reason: str, by: str) -> Steps[Switch]:
+        scope, owner, value = yield from self._located(target)
+        return (yield from Kill(scope, owner, value, reason, by))
+
+    def _restoring(self, target: tuple[str, str, str], by: str) -> Steps[bool]:
+        scope, owner, value = yield from self._located(target)
+        return (yield from Restore(scope, owner, value, by))
+
+    def _located(self, target: tuple[str, str, str]) -> Steps[tuple[str, str, str]]:
+        """A run's switch stands under its tenant; under any other it would stop nothing."""
+        scope, owner, value = target
+        if scope == "run" and not owner:
+            owner = _need_run(value, (yield from GetRun(None, value))).context.tenant
+        return scope, owner, value
 
     async def akill(
         self,
@@ -374,8 +399,9 @@ class Switches:
         by: str,
     ) -> Switch:
         """The same for async code."""
-        scope, owner, value = _target(tenant, agent, user, tool, run, everything)
-        return await self._gateway._aperform(Kill(scope, owner, value, reason, by))
+        _reasoned(by, reason)
+        target = _target(tenant, agent, user, tool, run, everything)
+        return await self._gateway._athrough(self._killing(target, reason, by))
 
     def restore(
         self,
@@ -389,8 +415,8 @@ class Switches:
         by: str,
     ) -> bool:
         """Turn a kill switch off; ``False`` when it was not on."""
-        scope, owner, value = _target(tenant, agent, user, tool, run, everything)
-        return self._gateway._perform(Restore(scope, owner, value, by))
+        _reasoned(by)
+        return self._gateway._through(self._restoring(_target(tenant, agent, user, tool, run, everything), by))
 
     async def arestore(
         self,
@@ -404,8 +430,9 @@ class Switches:
         by: str,
     ) -> bool:
         """The same for async code."""
-        scope, owner, value = _target(tenant, agent, user, tool, run, everything)
-        return await self._gateway._aperform(Restore(scope, owner, value, by))
+        _reasoned(by)
+        target = _target(tenant, agent, user, tool, run, everything)
+        return await self._gateway._athrough(self._restoring(target, by))
 
     def list(self, *, tenant: str | None = None) -> tuple[Switch, ...]:
         """The switches that are on."""
@@ -429,12 +456,20 @@ def _target(
             "AG137 name exactly one of everything, tenant, agent, user, tool or run (a tenant may go with the others).",
             code="AG137",
         )
+    if tenant is not None:
+        check_id("tenant", tenant)
     if not named:
         return "tenant", tenant or "", ""
     scope, value = named[0]
-    if scope == "run" and tenant is None:
-        tenant = "default"
-    return scope, tenant or "", value
+    return scope, tenant or "", check_id("run_id" if scope == "run" else scope, value)
+
+
+def _reasoned(by: object, reason: object = "") -> None:
+    """Who and why go into the record of what was stopped; nobody is no answer."""
+    if not isinstance(by, str) or not by.strip() or not by.isprintable() or len(by) > 256:
+        raise ConfigurationError("AG137 by= must say who does this.", code="AG137")
+    if not isinstance(reason, str):
+        raise ConfigurationError("AG137 reason= must be text.", code="AG137")
 
 
 class Budgets:
@@ -443,42 +478,48 @@ class Budgets:
     def __init__(self, gateway: ToolGateway) -> None:
         self._gateway = gateway
 
-    def _meters(self, context: RunContext) -> tuple[Meter, ...]:
-        shared = (meter_for(b, context) for b in self._gateway.shared_budgets if b.scope != "run")
-        return tuple(m for m in shared if m is not None)
-
-    def read(self, run_id: str | None = None, *, tenant: str = "default", **who: str) -> tuple[BudgetLine, ...]:
+    def read(self, run_id: str | None = None, *, tenant: str | None = None, **who: str) -> tuple[BudgetLine, ...]:
         """Usage and limits of the accounts of a run, or of the shared budgets of a tenant.
 
         Args:
             run_id: A run, or ``None``.
-            tenant: Tenant of the run or of the shared budgets.
+            tenant: Tenant of the run (needed when several have one of that id), or of the shared budgets
+                (``default`` when there is none).
             **who: ``agent``, ``user``, ``session``, ``team`` for shared budgets of those scopes.
+
+        Raises:
+            RunError: There is no such run.
+            ConfigurationError: An unknown filter.
         """
-        return self._gateway._perform(ReadBudgets(self._of(run_id, tenant, who)))
+        return self._gateway._through(self._reading(run_id, tenant, who))
 
-    async def aread(self, run_id: str | None = None, *, tenant: str = "default", **who: str) -> tuple[BudgetLine, ...]:
+    async def aread(
+        self, run_id: str | None = None, *, tenant: str | None = None, **who: str
+    ) -> tuple[BudgetLine, ...]:
         """The same for async code."""
-        if run_id is not None:
-            record = await self._gateway.runs.aget(run_id, tenant=tenant)
-            return await self._gateway._aperform(ReadBudgets(record.meters))
-        return await self._gateway._aperform(ReadBudgets(self._of(None, tenant, who)))
+        return await self._gateway._athrough(self._reading(run_id, tenant, who))
 
-    def _of(self, run_id: str | None, tenant: str, who: Mapping[str, str]) -> tuple[Meter, ...]:
-        if run_id is not None:
-            return self._gateway.runs.get(run_id, tenant=tenant).meters
+    def _reading(self, run_id: str | None, tenant: str | None, who: Mapping[str, str]) -> Steps[tuple[BudgetLine, ...]]:
         unknown = set(who) - {"agent", "user", "session", "team"}
-        if unknown:
-            raise ConfigurationError(f"AG135 unknown filter {sorted(unknown)}.", code="AG135")
+        if unknown or (run_id is not None and who):
+            raise ConfigurationError(
+                f"AG135 unknown filter {sorted(unknown or who)}; use agent, user, session, team, or a run id alone.",
+                code="AG135",
+            )
+        if run_id is not None:
+            record = _need_run(run_id, (yield from GetRun(tenant, run_id)))
+            return (yield from ReadBudgets(record.meters))
         context = RunContext(
             run_id="",
             agent=who.get("agent", ""),
-            tenant=tenant,
+            tenant=tenant or "default",
             user=who.get("user"),
             session=who.get("session"),
             team=who.get("team"),
         )
-        return tuple(m for m in self._meters(context) if m.scope != "agent" or context.agent)
+        # Nobody has the empty name: without an agent, its budgets are not asked for.
+        _, *meters = meters_for(context, None, self._gateway.shared_budgets)
+        return (yield from ReadBudgets(tuple(m for m in meters if m.scope != "agent" or context.agent)))
 
 
 class Audit:

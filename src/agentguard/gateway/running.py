@@ -1,46 +1,46 @@
-"""The live handle of a run: where tool calls, model calls and steps of one task are made."""
+"""The live handle of a run: where tool calls, model calls and steps of one task are made.
+
+What must stay true: however a run is left, its body's own exception is what the caller sees; a run that waits
+for a person stays open; what was used is recorded even when the caller is cancelled meanwhile.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+import logging
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from contextvars import Token
-from dataclasses import dataclass, replace
 from decimal import Decimal
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, get_args
 
 from pydantic_core import from_json, to_json
 
 from agentguard._flow.rulebook import Job, RunView
 from agentguard.budget import ledger
-from agentguard.budget.budget import Budget, meters_for
-from agentguard.canonical import dumps
-from agentguard.domain.calls import Completed, Outcome, Refused, Suspended
+from agentguard.budget.budget import Budget
+from agentguard.canonical import NotCanonical, dumps
+from agentguard.domain.approvals import ApprovalRequest
+from agentguard.domain.calls import Completed, Outcome, Refused
 from agentguard.domain.context import Contract, RunContext
 from agentguard.domain.decisions import StopReason
-from agentguard.domain.events import Event, EventKind
+from agentguard.domain.events import AuditRecord, Event, EventKind
 from agentguard.domain.operations import (
-    Append,
     EndRun,
     GetRun,
-    GetState,
     ListApprovals,
     ListCalls,
-    ListState,
     OpenRun,
-    Operation,
-    PutState,
     ReadAccount,
+    ReadAudit,
     Reserve,
     Reserved,
     RunOpened,
     Settle,
 )
-from agentguard.domain.runs import ActionTaken, ApprovalFilter, RunRecord, StateEntry, StepKind
+from agentguard.domain.runs import ActionTaken, ApprovalFilter, RunRecord, StepKind
 from agentguard.domain.usage import (
     COST,
     COUNTER_PREFIX,
@@ -51,7 +51,6 @@ from agentguard.domain.usage import (
     TOKENS,
     TOOL_CALLS,
     TOOL_PREFIX,
-    Amounts,
     Usage,
 )
 from agentguard.errors import (
@@ -61,22 +60,36 @@ from agentguard.errors import (
     ConfigurationError,
     OutputContractError,
     RunError,
+    SinkError,
     StoreConflict,
+    StoreError,
 )
+from agentguard.gateway.metering import MODEL_LEASE_S, UNPRICED, LlmReservation, charged, model_usage, shown
 from agentguard.gateway.raising import refusal, value_of
+from agentguard.gateway.sharing import SharedState
 from agentguard.naming import check_id
-from agentguard.resilience.keys import call_key
+from agentguard.resilience.keys import call_key, idempotency_key_of
+from agentguard.runs.lifecycle import RUN_ENDED
 from agentguard.runs.report import RunReport
 from agentguard.tools.current import CURRENT
-from agentguard.units import nano_usd
 
 if TYPE_CHECKING:
-    from agentguard.domain.runs import RunStatus
-    from agentguard.gateway.door import ToolGateway
+    from agentguard.domain.operations import Operation
+    from agentguard.gateway.door import Steps, ToolGateway
     from agentguard.tools.tool import Tool
 
-UNPRICED = COUNTER_PREFIX + "unpriced_model_calls"
-MODEL_LEASE_S = 900.0
+__all__ = ["UNPRICED", "LlmReservation", "Run", "SharedState"]
+
+log = logging.getLogger("agentguard")
+
+_KINDS: Final = frozenset(get_args(StepKind))
+_ENDINGS: Final[Mapping[str, EventKind]] = {
+    "completed": "run.completed",
+    "failed": "run.failed",
+    "stopped": "run.stopped",
+}
+_SHORT_LEASE_NS: Final = 60 * NANO
+_PAGE: Final = 1000
 
 
 class Run:
@@ -94,7 +107,9 @@ class Run:
         self._record = record
         self._budget = budget
         self._opened = opened
-        self._token: Token[Any] | None = None
+        self._opening_lock = threading.Lock()
+        self._opening_task: asyncio.Task[None] | None = None
+        self._tokens: list[Token[Any]] = []
         self._ids = itertools.count(1)
         self._nonce = gateway._draw()[:8]
         self._warnings: list[str] = []
@@ -103,12 +118,7 @@ class Run:
         context = record.context
         prefix = call_key(context.tenant, context.run_id, "")
         self._view = RunView(
-            context,
-            record.meters,
-            prefix[: -len("0:")],
-            record.labels,
-            record.version,
-            budget.max_repeats if budget is not None else None,
+            context, record.meters, prefix[: -len("0:")], (record.labels, record.version), record.max_repeats
         )
         self.context: RunContext = context
 
@@ -144,17 +154,15 @@ class Run:
             "team": context.team,
             "user": context.user,
         }
-        body = to_json(
-            {
-                "constraints": contract.constraints,
-                "context": contract.context,
-                "output_spec": contract.output_spec,
-                "roles": context.roles,
-                "scope": context.scope,
-                "task": contract.task,
-            }
-        )
-        event = Event("run.opened", facts, self._gateway._clean(body))
+        body = {
+            "constraints": contract.constraints,
+            "context": contract.context,
+            "output_spec": contract.output_spec,
+            "roles": context.roles,
+            "scope": context.scope,
+            "task": contract.task,
+        }
+        event = Event("run.opened", facts, self._gateway._body(body))
         seconds = self._budget.seconds_ns if self._budget is not None else None
         return OpenRun(self._record, seconds, event)
 
@@ -163,97 +171,125 @@ class Run:
             turned = answer.refused
             raise refusal(Refused(turned.reason, None, "The run was not opened.", False, turned.detail, "", "AG623"))
         self._record = answer.record
-        self._view.labels, self._view.version = answer.record.labels, answer.record.version
+        self._view.learn(answer.record.labels, answer.record.version)
         self._opened = True
 
     def open(self) -> Self:
-        """Make the run durable. Entering the run does this too.
+        """Make the run durable; once is enough. Entering the run does this too.
 
         Raises:
             RunKilled: A kill switch is on, or the parent run has ended.
             StoreConflict: The run id is taken.
         """
-        if not self._opened:
-            self._gateway._check_open()
-            self._take(self._gateway._perform(self._opening()))
+        with self._opening_lock:
+            if not self._opened:
+                self._take(self._gateway._perform(self._opening()))
         return self
 
     async def aopen(self) -> Self:
         """The same for async code."""
         if not self._opened:
-            self._gateway._check_open()
-            self._take(await self._gateway._aperform(self._opening()))
+            task = self._opening_task
+            if task is None or task.done():
+                task = self._opening_task = self._gateway._detach(self._open_once())
+            await asyncio.shield(task)
         return self
+
+    async def _open_once(self) -> None:
+        self._take(await self._gateway._aperform(self._opening()))
 
     def __enter__(self) -> Self:
         self.open()
-        self._token = CURRENT.set(self)
+        self._tokens.append(CURRENT.set(self))
         return self
 
     async def __aenter__(self) -> Self:
         await self.aopen()
-        self._token = CURRENT.set(self)
+        self._tokens.append(CURRENT.set(self))
         return self
 
-    def _leave(self) -> None:
-        token, self._token = self._token, None
-        if token is not None:
-            with suppress(ValueError):  # left in another context than entered: nothing to reset there
-                CURRENT.reset(token)
+    def _leave(self) -> bool:
+        """Step out of the run; ``True`` when nobody is inside any more."""
+        with self._opening_lock:
+            for token in reversed(self._tokens):
+                try:
+                    CURRENT.reset(token)
+                except ValueError:  # of another thread or task that has entered this run, too
+                    continue
+                self._tokens.remove(token)
+                break
+            else:
+                # Left in another context than entered (a generator that was broken off): no run, so no call.
+                if CURRENT.get() is self:
+                    CURRENT.set(None)
+                del self._tokens[-1:]
+            return not self._tokens
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._leave()
-        if self._ended is not None:
-            return
-        record = self._gateway._perform(GetRun(self.context.tenant, self.run_id))
-        operation = self._closing(record, error)
-        if operation is not None:
-            self._close(self._gateway._perform(operation))
+        if self._leave() and self._ended is None:
+            self._gateway._through(self._leaving(error))
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._leave()
-        if self._ended is not None:
-            return
+        if self._leave() and self._ended is None:
+            await self._gateway._athrough(self._leaving(error))
 
-        async def close() -> None:
-            record = await self._gateway._aperform(GetRun(self.context.tenant, self.run_id))
-            operation = self._closing(record, error)
-            if operation is not None:
-                self._close(await self._gateway._aperform(operation))
+    def _leaving(self, error: BaseException | None) -> Steps[None]:
+        """End a run that was left without a word. What went wrong inside is never hidden by what goes wrong here."""
+        try:
+            record = self._found((yield from self._reading()))
+            if record.status in RUN_ENDED:
+                self._ended = record
+                return
+            how = self._how_it_ends(record, error)
+            if how is not None:
+                try:
+                    self._close((yield from self._ending(*how)))
+                except StoreConflict:  # somebody else has ended it in between
+                    self._ended = self._found((yield from self._reading()))
+        except Exception as failure:
+            if error is None:
+                raise
+            log.error("run %s could not be ended: %s", self.run_id, type(failure).__name__)
 
-        # A cancelled task must still be able to close its run.
-        await asyncio.shield(self._gateway._detach(close()))
-
-    def _closing(self, record: RunRecord | None, error: BaseException | None) -> EndRun | None:
-        """How a run that was left without a word ends; ``None`` while it waits for a person."""
-        if record is None or record.status in ("completed", "failed", "stopped"):
-            self._ended = record
-            return None
-        if error is None or isinstance(error, ApprovalPending):
-            if record.status == "waiting" or error is not None:
+    def _how_it_ends(
+        self, record: RunRecord, error: BaseException | None
+    ) -> tuple[Literal["completed", "failed", "stopped"], StopReason, dict[str, Any]] | None:
+        """Status, reason and result of a run that is left; ``None`` while it waits for a person."""
+        if error is None:
+            if record.status == "waiting":
                 return None
-            if self._record.contract.output_spec is not None:
-                return self._ending("failed", StopReason.INVALID_OUTPUT, {"warnings": ["no result was delivered"]})
-            return self._ending("completed", StopReason.COMPLETED, {})
-        if isinstance(error, CallRefused):
-            return self._ending("stopped", error.reason, {"error": error.for_people})
-        if isinstance(error, CallFailed):
-            return self._ending("failed", error.reason, {"error": error.for_people})
-        if isinstance(error, (asyncio.CancelledError, KeyboardInterrupt, GeneratorExit)):
-            return self._ending("stopped", StopReason.CANCELLED, {"error": type(error).__name__})
-        return self._ending("failed", StopReason.INTERNAL_ERROR, {"error": f"{type(error).__name__}: {error}"})
+            if record.contract.output_spec is not None:
+                return "failed", StopReason.INVALID_OUTPUT, {"error": "No result was delivered."}
+            return "completed", StopReason.COMPLETED, {}
+        causes = list(_leaves(error))
+        telling = [c for c in causes if not _pends(c) and not isinstance(c, asyncio.CancelledError)]
+        if not telling and any(map(_pends, causes)):
+            return None
+        cause = telling[0] if telling else causes[0]
+        if isinstance(cause, CallRefused):
+            return "stopped", cause.reason, {"error": cause.for_people}
+        if isinstance(cause, CallFailed):
+            return "failed", cause.reason, {"error": cause.for_people}
+        if not isinstance(cause, Exception):  # cancelled, interrupted, the process exits
+            return "stopped", StopReason.CANCELLED, {"error": type(cause).__name__}
+        reason = StopReason.INTERNAL_ERROR
+        for kind, known in _REASONS.items():
+            if isinstance(cause, kind):
+                reason = known
+        return "failed", reason, {"error": f"{type(cause).__name__}: {cause}"}
 
-    def _ending(self, status: Any, reason: StopReason, result: Mapping[str, Any]) -> EndRun:
+    def _ending(
+        self, status: Literal["completed", "failed", "stopped"], reason: StopReason, result: Mapping[str, Any]
+    ) -> EndRun:
         given = {"warnings": list(self._warnings), **result} if self._warnings else dict(result)
-        given = from_json(self._gateway._clean(to_json(given, fallback=repr)))
+        kept = self._gateway._kept(given)
         facts: dict[str, str | int | bool | None] = {"agent": self.context.agent, "reason": reason.value}
-        kinds: dict[str, EventKind] = {"completed": "run.completed", "failed": "run.failed", "stopped": "run.stopped"}
-        event = Event(kinds[status], facts, dumps(given))
-        return EndRun(self.context.tenant, self.run_id, status, reason, given, event)
+        event = Event(_ENDINGS[status], facts, dumps(kept) if self._gateway._house.keep_bodies else b"")
+        return EndRun(self.context.tenant, self.run_id, status, reason, kept, event)
 
     def _close(self, answer: RunOpened) -> None:
         self._ended = answer.record
@@ -369,74 +405,68 @@ class Run:
             if warning not in self._warnings:
                 self._warnings.append(warning)
 
-    def pending(self) -> tuple[Any, ...]:
-        """Approval requests of this run that wait for a decision or for being resumed."""
-        found = self._gateway._perform(ListApprovals(ApprovalFilter(self.context.tenant, self.run_id, limit=1000)))
+    def _asked(self) -> Steps[tuple[ApprovalRequest, ...]]:
+        wanted = ApprovalFilter(self.context.tenant, self.run_id, limit=_PAGE)
+        found = yield from ListApprovals(wanted)
         return tuple(r for r in found if r.status in ("pending", "approved"))
 
-    async def apending(self) -> tuple[Any, ...]:
+    def pending(self) -> tuple[ApprovalRequest, ...]:
+        """Approval requests of this run that wait for a decision or for being resumed."""
+        return self._gateway._through(self._asked())
+
+    async def apending(self) -> tuple[ApprovalRequest, ...]:
         """The same for async code."""
-        found = await self._gateway._aperform(ListApprovals(ApprovalFilter(self.context.tenant, self.run_id, limit=1000)))
-        return tuple(r for r in found if r.status in ("pending", "approved"))
+        return await self._gateway._athrough(self._asked())
+
+    def _waiting(self) -> Steps[tuple[ApprovalRequest, ...]]:
+        """The requests behind the calls that wait, rejected and expired ones included."""
+        found = yield from ListApprovals(ApprovalFilter(self.context.tenant, self.run_id, limit=_PAGE))
+        calls = yield from ListCalls(self.context.tenant, self.run_id)
+        waiting = {call.approval_id for call in calls if call.status == "pending"}
+        return tuple(request for request in found if request.id in waiting)
 
     def resume_calls(self) -> dict[str, Outcome]:
         """Call again what waits for a person, with the arguments it was asked for: outcome per ``call_id``.
 
         Undecided calls come back as ``Suspended``.
         """
-        found = self._gateway._perform(ListApprovals(ApprovalFilter(self.context.tenant, self.run_id, limit=1000)))
-        calls = {c.approval_id: c for c in self._gateway._perform(ListCalls(self.context.tenant, self.run_id))}
-        waiting = [r for r in found if r.id in calls and calls[r.id].status == "pending"]
-        return {r.call_id: self.attempt(r.tool, r.proposed, **self._same(r)) for r in waiting}
+        waiting = self._gateway._through(self._waiting())
+        return {r.call_id: self._note(self._gateway._govern(self._again(r, "blocking"))) for r in waiting}
 
     async def aresume_calls(self) -> dict[str, Outcome]:
         """The same for async code."""
-        found = await self._gateway._aperform(ListApprovals(ApprovalFilter(self.context.tenant, self.run_id, limit=1000)))
-        calls = {c.approval_id: c for c in await self._gateway._aperform(ListCalls(self.context.tenant, self.run_id))}
-        waiting = [r for r in found if r.id in calls and calls[r.id].status == "pending"]
-        return {r.call_id: await self.aattempt(r.tool, r.proposed, **self._same(r)) for r in waiting}
+        waiting = await self._gateway._athrough(self._waiting())
+        return {r.call_id: self._note(await self._gateway._agovern(self._again(r, "awaiting"))) for r in waiting}
 
-    def _same(self, request: Any) -> dict[str, Any]:
-        return {"call_id": request.call_id}
+    def _again(self, request: ApprovalRequest, colour: Literal["blocking", "awaiting"]) -> Job:
+        """The same call once more: the same key is what makes it the same."""
+        job = self._job(request.tool, request.proposed, request.call_id, None, colour)
+        job.idempotency_key = idempotency_key_of(request.call_key)
+        return job
 
     # --- model calls and steps -----------------------------------------------------------------------
 
-    def _usage_of(
+    def _llm_key(self) -> str:
+        return call_key(self.context.tenant, self.run_id, f"llm/{self._nonce}-{next(self._llm_ids)}")
+
+    def _charging(
         self, model: str, input_tokens: int, output_tokens: int, cost_usd: Decimal | str | int | None
-    ) -> tuple[Amounts, bool]:
-        for name, value in (("input_tokens", input_tokens), ("output_tokens", output_tokens)):
-            if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 10**12:
-                raise ConfigurationError(f"AG406 {name}: {value!r:.40} is not a number of tokens.", code="AG406")
-        if cost_usd is not None:
-            if isinstance(cost_usd, (bool, float)):
-                raise ConfigurationError(
-                    f'AG406 cost_usd: write {cost_usd!r:.40} as an exact decimal such as "0.0012".', code="AG406"
-                )
-            try:
-                cost: int | None = nano_usd(cost_usd)
-            except (ValueError, TypeError) as error:
-                raise ConfigurationError(f"AG406 cost_usd: {error}", code="AG406") from error
-        else:
-            prices = self._gateway.prices
-            cost = prices.price_nano(model, input_tokens, output_tokens) if prices is not None else None
-        amounts = [
-            (STEPS, 1),
-            (INPUT_TOKENS, input_tokens),
-            (OUTPUT_TOKENS, output_tokens),
-            (TOKENS, input_tokens + output_tokens),
-        ]
-        amounts.append((UNPRICED, 1) if cost is None else (COST, cost))
-        return tuple(amounts), cost is None
-
-    def _charged(self, kind: EventKind, model: str, amounts: Amounts) -> Event:
-        facts: dict[str, str | int | bool | None] = {"model": model[:200]}
-        facts.update({name.replace(":", "."): str(amount) for name, amount in amounts})
-        return Event(kind, facts)
-
-    def _llm_key(self, call_id: str | None) -> str:
-        given = call_id if call_id is not None else f"{self._nonce}-{next(self._llm_ids)}"
-        check_id("call_id", given)
-        return call_key(self.context.tenant, self.run_id, f"llm/{given}")
+    ) -> Steps[tuple[str, ...]]:
+        amounts = model_usage(self._gateway.prices, model, input_tokens, output_tokens, cost_usd)
+        context = self.context
+        answer = yield from Reserve(
+            context.tenant,
+            self.run_id,
+            self._llm_key(),
+            self._view.meters,
+            amounts,
+            0,
+            context.agent,
+            context.user,
+            charged("llm.charged", model, amounts),
+            enforce=False,
+        )
+        return self._settled(answer)
 
     def charge_llm(
         self,
@@ -460,21 +490,11 @@ class Run:
 
         Returns:
             Warnings: thresholds and limits crossed by this.
+
+        Raises:
+            ConfigurationError: A number is no number of tokens, or the cost is not exact.
         """
-        amounts, _ = self._usage_of(model, input_tokens, output_tokens, cost_usd)
-        operation = Reserve(
-            self.context.tenant,
-            self.run_id,
-            self._llm_key(None),
-            self._view.meters,
-            amounts,
-            0,
-            self.context.agent,
-            self.context.user,
-            self._charged("llm.charged", model, amounts),
-            enforce=False,
-        )
-        return self._settled(self._gateway._perform(operation))
+        return self._gateway._through(self._charging(model, input_tokens, output_tokens, cost_usd))
 
     async def acharge_llm(
         self,
@@ -484,53 +504,40 @@ class Run:
         output_tokens: int,
         cost_usd: Decimal | str | int | None = None,
     ) -> tuple[str, ...]:
-        """The same for async code."""
-        amounts, _ = self._usage_of(model, input_tokens, output_tokens, cost_usd)
-        operation = Reserve(
-            self.context.tenant,
-            self.run_id,
-            self._llm_key(None),
-            self._view.meters,
-            amounts,
-            0,
-            self.context.agent,
-            self.context.user,
-            self._charged("llm.charged", model, amounts),
-            enforce=False,
-        )
-        return self._settled(await self._gateway._aperform(operation))
+        """The same for async code; completes even when the caller is cancelled."""
+        return await self._gateway._athrough(self._charging(model, input_tokens, output_tokens, cost_usd))
 
     def _settled(self, answer: Reserved) -> tuple[str, ...]:
         notes = [f"budget of {w.label}: {100 * w.used // w.limit} % of {w.dimension} used" for w in answer.warnings]
+        notes += [f"over the limit: {ledger.describe(short)}" for short in answer.over]
+        self._warn(notes)
         telemetry = self._gateway.telemetry
         for warning in answer.warnings:
             telemetry.budget(warning.dimension, warning.label.split()[0], warning.used, warning.limit)
         for short in answer.over:
             telemetry.budget(short.dimension, short.scope, short.used, short.limit)
-        notes += [f"over the limit: {ledger.describe(short)}" for short in answer.over]
-        self._warn(notes)
         return tuple(notes)
 
     def _reserving(self, model: str, input_tokens: int, max_output_tokens: int) -> Reserve:
-        amounts, _ = self._usage_of(model, input_tokens, max_output_tokens, None)
+        amounts = model_usage(self._gateway.prices, model, input_tokens, max_output_tokens)
         kept = tuple((name, amount) for name, amount in amounts if name != UNPRICED)
         return Reserve(
             self.context.tenant,
             self.run_id,
-            self._llm_key(None),
+            self._llm_key(),
             self._view.meters,
             kept,
             int(MODEL_LEASE_S * NANO),
             self.context.agent,
             self.context.user,
-            self._charged("llm.reserved", model, kept),
+            charged("llm.reserved", model, kept),
         )
 
-    def _reserved(self, model: str, operation: Reserve, answer: Reserved) -> LlmReservation:
+    def _held(self, answer: Reserved) -> None:
         if answer.reason is not None:
             message = "A budget is used up. No further model call is made."
             raise refusal(Refused(answer.reason, None, message, False, answer.detail, "", "AG620"))
-        return LlmReservation(self, model, operation.key)
+        self._settled(answer)
 
     def reserve_llm(self, *, model: str, input_tokens: int = 1, max_output_tokens: int = 1) -> LlmReservation:
         """Hold tokens and cost before a model call, so that it is not made when the budget cannot pay it.
@@ -545,24 +552,41 @@ class Run:
             RunKilled: A kill switch is on, or the run has ended.
         """
         operation = self._reserving(model, input_tokens, max_output_tokens)
-        return self._reserved(model, operation, self._gateway._perform(operation))
+        self._held(self._gateway._perform(operation))
+        return LlmReservation(self, model, operation.key)
 
     async def areserve_llm(self, *, model: str, input_tokens: int = 1, max_output_tokens: int = 1) -> LlmReservation:
         """The same for async code."""
         operation = self._reserving(model, input_tokens, max_output_tokens)
-        return self._reserved(model, operation, await self._gateway._aperform(operation))
+        try:
+            answer = await self._gateway._aperform(operation)
+        except asyncio.CancelledError:
+            # Nobody gets the handle, so nobody would give the hold back.
+            self._gateway._detach(self._gateway._aperform(replace_by_nothing(operation)))
+            raise
+        self._held(answer)
+        return LlmReservation(self, model, operation.key)
 
-    def _counting(self, counter: str, amount: int) -> tuple[Reserve, Settle]:
+    def _counting(self, counter: str, amount: int) -> Steps[None]:
         check_id("counter", counter)
-        if isinstance(amount, bool) or not isinstance(amount, int) or amount < 0:
+        if COUNTER_PREFIX + counter == UNPRICED:
+            raise ConfigurationError(f"AG406 counter {counter} is counted by charge_llm.", code="AG406")
+        if isinstance(amount, bool) or not isinstance(amount, int) or not 0 <= amount < 2**62:
             raise ConfigurationError(f"AG406 counter {counter}: {amount!r:.40} is not a whole number.", code="AG406")
-        key = self._llm_key(None)
-        amounts = ((COUNTER_PREFIX + counter, amount),)
-        context = self.context
-        meters = self._view.meters
-        hold = Reserve(context.tenant, self.run_id, key, meters, amounts, NANO * 60, context.agent, context.user)
         facts: dict[str, str | int | bool | None] = {"amount": str(amount), "counter": counter, "step": "count"}
-        return hold, Settle(context.tenant, self.run_id, key, meters, amounts, Event("step", facts))
+        yield from self._using(((COUNTER_PREFIX + counter, amount),), Event("step", facts))
+
+    def _using(self, amounts: tuple[tuple[str, int], ...], event: Event) -> Steps[None]:
+        """Hold and use at once, or refuse."""
+        context, meters, key = self.context, self._view.meters, self._llm_key()
+        self._held(
+            (
+                yield from Reserve(
+                    context.tenant, self.run_id, key, meters, amounts, _SHORT_LEASE_NS, context.agent, context.user
+                )
+            )
+        )
+        self._settled((yield from Settle(context.tenant, self.run_id, key, meters, amounts, event)))
 
     def count(self, counter: str, amount: int = 1) -> None:
         """Use ``amount`` of a custom counter.
@@ -570,25 +594,24 @@ class Run:
         Raises:
             BudgetExceeded: Its limit is reached; nothing was counted.
         """
-        hold, settle = self._counting(counter, amount)
-        self._reserved("", hold, self._gateway._perform(hold))
-        self._settled(self._gateway._perform(settle))
+        self._gateway._through(self._counting(counter, amount))
 
     async def acount(self, counter: str, amount: int = 1) -> None:
         """The same for async code."""
-        hold, settle = self._counting(counter, amount)
-        self._reserved("", hold, await self._gateway._aperform(hold))
-        self._settled(await self._gateway._aperform(settle))
+        await self._gateway._athrough(self._counting(counter, amount))
 
-    def _stepping(self, kind: StepKind, name: str, given: Any, outcome: Any) -> tuple[Reserve, Settle]:
-        key = self._llm_key(None)
-        context = self.context
-        amounts = ((STEPS, 1),)
-        meters = self._view.meters
-        hold = Reserve(context.tenant, self.run_id, key, meters, amounts, NANO * 60, context.agent, context.user)
-        body = self._gateway._clean(to_json({"input": given, "output": outcome}, fallback=repr))
-        event = Event("step", {"agent": context.agent, "name": name[:128], "step": kind}, body)
-        return hold, Settle(context.tenant, self.run_id, key, meters, amounts, event)
+    def _stepping(self, kind: StepKind, name: str, given: Any, outcome: Any) -> Steps[None]:
+        if kind not in _KINDS:
+            raise ConfigurationError(
+                f"AG132 {kind!r:.40} is no kind of step; use one of {', '.join(sorted(_KINDS))}.", code="AG132"
+            )
+        body = self._gateway._body({"input": given, "output": outcome})
+        facts: dict[str, str | int | bool | None] = {
+            "agent": self.context.agent,
+            "name": self._gateway._text(shown(name, 128)),
+            "step": kind,
+        }
+        yield from self._using(((STEPS, 1),), Event("step", facts, body))
 
     def step(self, kind: StepKind, name: str = "", *, input: Any = None, output: Any = None) -> None:
         """Record an explicit step of the agent (a plan, a validation, a decision) and count it.
@@ -596,15 +619,11 @@ class Run:
         Raises:
             BudgetExceeded: The limit of steps is reached; nothing was recorded.
         """
-        hold, settle = self._stepping(_step_kind(kind), name, input, output)
-        self._reserved("", hold, self._gateway._perform(hold))
-        self._settled(self._gateway._perform(settle))
+        self._gateway._through(self._stepping(kind, name, input, output))
 
     async def astep(self, kind: StepKind, name: str = "", *, input: Any = None, output: Any = None) -> None:
         """The same for async code."""
-        hold, settle = self._stepping(_step_kind(kind), name, input, output)
-        self._reserved("", hold, await self._gateway._aperform(hold))
-        self._settled(await self._gateway._aperform(settle))
+        await self._gateway._athrough(self._stepping(kind, name, input, output))
 
     # --- sub-agents ------------------------------------------------------------------------------------
 
@@ -661,15 +680,16 @@ class Run:
         end = record.ended_at or self._gateway._now_ns()
         wall = max(end - record.started_at, 0)
         paused = record.paused_ns
-        if record.paused_at is not None and record.ended_at is None:
+        if record.paused_at is not None:
             paused += max(end - record.paused_at, 0)
+        whole, rest = divmod(used.get(COST, 0), NANO)
         return Usage(
             steps=used.get(STEPS, 0),
             tool_calls=used.get(TOOL_CALLS, 0),
             input_tokens=used.get(INPUT_TOKENS, 0),
             output_tokens=used.get(OUTPUT_TOKENS, 0),
             tokens=used.get(TOKENS, 0),
-            cost_usd=Decimal(used.get(COST, 0)) / NANO,
+            cost_usd=Decimal(f"{whole}.{rest:09d}".rstrip("0").rstrip(".")),  # no context of the host's can round it
             unpriced_calls=used.get(UNPRICED, 0),
             seconds=wall / NANO,
             working_seconds=max(wall - paused, 0) / NANO,
@@ -681,16 +701,19 @@ class Run:
             },
         )
 
+    def _using_so_far(self) -> Steps[Usage]:
+        record = self._found((yield from self._reading()))
+        used = yield from ReadAccount(self._view.meters[0].account)
+        return self._usage(used, record)
+
     @property
     def usage(self) -> Usage:
         """What this run and its children have used so far, read from the store."""
-        used = self._gateway._perform(ReadAccount(self._view.meters[0].account))
-        return self._usage(used, self._found(self._gateway._perform(self._reading())))
+        return self._gateway._through(self._using_so_far())
 
     async def ausage(self) -> Usage:
         """The same for async code."""
-        used = await self._gateway._aperform(ReadAccount(self._view.meters[0].account))
-        return self._usage(used, self._found(await self._gateway._aperform(self._reading())))
+        return await self._gateway._athrough(self._using_so_far())
 
     def _reading(self) -> GetRun:
         return GetRun(self.context.tenant, self.run_id)
@@ -701,10 +724,13 @@ class Run:
         return record
 
     def _completing(self, result: Any, evidence: Sequence[Any], warnings: Sequence[str]) -> EndRun:
+        if isinstance(warnings, str):
+            raise ConfigurationError("AG131 warnings is a list of texts, not one text.", code="AG131")
         try:
             value = from_json(to_json(result))
             proofs = from_json(to_json(list(evidence)))
-        except Exception as error:
+            dumps([value, proofs])
+        except (NotCanonical, ValueError, TypeError) as error:
             raise OutputContractError(f"The result cannot be written as JSON: {error}") from error
         spec = self._record.contract.output_spec
         if spec is not None:
@@ -715,6 +741,13 @@ class Run:
                 )
         self._warn(list(warnings))
         return self._ending("completed", StopReason.COMPLETED, {"result": value, "evidence": proofs})
+
+    def _failing(self, error: BaseException | str, reason: StopReason) -> EndRun:
+        text = error if isinstance(error, str) else f"{type(error).__name__}: {error}"
+        return self._ending("failed", StopReason(reason), {"error": text})
+
+    def _stopping(self, reason: StopReason, note: str) -> EndRun:
+        return self._ending("stopped", StopReason(reason), {"note": note} if note else {})
 
     def complete(self, result: Any = None, *, evidence: Sequence[Any] = (), warnings: Sequence[str] = ()) -> None:
         """End the run with a result.
@@ -733,54 +766,52 @@ class Run:
 
     def fail(self, error: BaseException | str, *, reason: StopReason = StopReason.INTERNAL_ERROR) -> None:
         """End the run as failed."""
-        text = error if isinstance(error, str) else f"{type(error).__name__}: {error}"
-        self._close(self._gateway._perform(self._ending("failed", reason, {"error": text})))
+        self._close(self._gateway._perform(self._failing(error, reason)))
 
     async def afail(self, error: BaseException | str, *, reason: StopReason = StopReason.INTERNAL_ERROR) -> None:
         """The same for async code."""
-        text = error if isinstance(error, str) else f"{type(error).__name__}: {error}"
-        self._close(await self._gateway._aperform(self._ending("failed", reason, {"error": text})))
+        self._close(await self._gateway._aperform(self._failing(error, reason)))
 
     def stop(self, reason: StopReason = StopReason.CANCELLED, *, note: str = "") -> None:
         """End the run before its task is done."""
-        self._close(self._gateway._perform(self._ending("stopped", reason, {"note": note} if note else {})))
+        self._close(self._gateway._perform(self._stopping(reason, note)))
 
     async def astop(self, reason: StopReason = StopReason.CANCELLED, *, note: str = "") -> None:
         """The same for async code."""
-        answer = await self._gateway._aperform(self._ending("stopped", reason, {"note": note} if note else {}))
-        self._close(answer)
+        self._close(await self._gateway._aperform(self._stopping(reason, note)))
 
     @property
     def report(self) -> RunReport:
         """What the agent delivered so far, and how; see :class:`~agentguard.RunReport`."""
-        perform = self._gateway._perform
-        record = self._found(perform(self._reading()))
-        calls = perform(ListCalls(self.context.tenant, self.run_id))
-        used = perform(ReadAccount(self._view.meters[0].account))
-        return self._reporting(record, calls, used)
+        return self._gateway._through(self._reporting())
 
     async def areport(self) -> RunReport:
         """The same for async code."""
-        perform = self._gateway._aperform
-        record = self._found(await perform(self._reading()))
-        calls = await perform(ListCalls(self.context.tenant, self.run_id))
-        used = await perform(ReadAccount(self._view.meters[0].account))
-        return self._reporting(record, calls, used)
+        return await self._gateway._athrough(self._reporting())
 
-    def _reporting(self, record: RunRecord, calls: Any, used: Mapping[str, int]) -> RunReport:
+    def _reporting(self) -> Steps[RunReport]:
+        record = self._found((yield from self._reading()))
+        calls = yield from ListCalls(self.context.tenant, self.run_id)
+        used = yield from ReadAccount(self._view.meters[0].account)
         result = record.result or {}
+        warnings = list(result.get("warnings", ()))
+        places: dict[str, int] = {}
+        after = 0
+        while page := (yield from ReadAudit(self.context.tenant, self.run_id, after, _PAGE)):
+            for one in page:
+                _place(one, places, warnings)
+            after = page[-1].seq
+        warnings += [w for w in self._warnings if w not in warnings]
         reason = record.stop_reason
         if reason is None and record.status == "waiting":
             reason = StopReason.APPROVAL_PENDING
-        warnings = list(result.get("warnings", ()))
-        warnings += [w for w in self._warnings if w not in warnings]
         return RunReport(
             run_id=self.run_id,
             status=record.status,
             stop_reason=reason,
             result=result.get("result"),
             evidence=tuple(result.get("evidence", ())),
-            actions_taken=tuple(ActionTaken(c.call_id, c.tool, c.status, i) for i, c in enumerate(calls, 1)),
+            actions_taken=tuple(ActionTaken(c.call_id, c.tool, c.status, places.get(c.key, 0)) for c in calls),
             warnings=tuple(warnings),
             usage=self._usage(used, record),
             task=record.contract.task,
@@ -789,145 +820,42 @@ class Run:
         )
 
 
-_STEPS = frozenset(
-    {
-        "plan",
-        "tool_call",
-        "model_call",
-        "validate",
-        "decide",
-        "human_approval",
-        "retry",
-        "fallback",
-        "complete",
-        "fail",
-    }
-)
+_REASONS: Final[Mapping[type[Exception], StopReason]] = {
+    OutputContractError: StopReason.INVALID_OUTPUT,
+    SinkError: StopReason.AUDIT_UNAVAILABLE,
+    StoreError: StopReason.STORE_UNAVAILABLE,
+}
 
 
-def _step_kind(kind: str) -> Any:
-    if kind not in _STEPS:
-        raise ConfigurationError(f"AG132 {kind!r:.40} is no kind of step; use one of {', '.join(sorted(_STEPS))}.")
-    return kind
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    """The exceptions of a group, or the one exception."""
+    if isinstance(error, BaseExceptionGroup):
+        for one in error.exceptions:
+            yield from _leaves(one)
+    else:
+        yield error
 
 
-@dataclass(slots=True)
-class LlmReservation:
-    """Tokens and cost held for one model call; settle it with what was used, or release it.
-
-    As a context manager it releases what was not settled.
-    """
-
-    run: Run
-    model: str
-    key: str
-    done: bool = False
-
-    def _settling(self, amounts: Amounts) -> Settle:
-        if self.done:
-            raise RunError("This reservation was settled or released before.")
-        self.done = True
-        run = self.run
-        context = run.context
-        event = run._charged("llm.charged", self.model, amounts)
-        return Settle(context.tenant, context.run_id, self.key, run._view.meters, amounts, event)
-
-    def settle(
-        self, *, input_tokens: int, output_tokens: int, cost_usd: Decimal | str | int | None = None
-    ) -> tuple[str, ...]:
-        """Replace the hold by what the call used; see :meth:`Run.charge_llm`."""
-        amounts, _ = self.run._usage_of(self.model, input_tokens, output_tokens, cost_usd)
-        return self.run._settled(self.run._gateway._perform(self._settling(amounts)))
-
-    async def asettle(
-        self, *, input_tokens: int, output_tokens: int, cost_usd: Decimal | str | int | None = None
-    ) -> tuple[str, ...]:
-        """The same for async code."""
-        amounts, _ = self.run._usage_of(self.model, input_tokens, output_tokens, cost_usd)
-        return self.run._settled(await self.run._gateway._aperform(self._settling(amounts)))
-
-    def release(self) -> None:
-        """Give the hold back: the call was not made."""
-        self.run._settled(self.run._gateway._perform(self._settling(())))
-
-    async def arelease(self) -> None:
-        """The same for async code."""
-        self.run._settled(await self.run._gateway._aperform(self._settling(())))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if not self.done:
-            self.release()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if not self.done:
-            await self.arelease()
+def _pends(error: BaseException) -> bool:
+    """Whether a person has to decide before this can go on."""
+    return isinstance(error, ApprovalPending) or (
+        isinstance(error, CallRefused) and error.reason is StopReason.APPROVAL_PENDING
+    )
 
 
-class SharedState:
-    """Versioned key-value state of one task: every write names the version it replaces.
+def _place(record: AuditRecord, places: dict[str, int], warnings: list[str]) -> None:
+    """Note where a call stands in the trail, and thresholds that other handles of the run have crossed."""
+    line = record.line
+    if b'"kind":"call.intent"' in line or b'"kind":"approval.requested"' in line:
+        places[from_json(line)["facts"]["key"]] = record.seq
+    elif b'"kind":"budget.warning"' in line:
+        facts = from_json(line)["facts"]
+        share = 100 * int(facts["used"]) // int(facts["limit"])
+        note = f"budget of {facts['budget']}: {share} % of {facts['dimension']} used"
+        if note not in warnings:
+            warnings.append(note)
 
-    Several agents that work on one task see one truth: a write that is based on an old version is a
-    ``StoreConflict``, never a silent overwrite. Who changed what is in the audit trail.
-    """
 
-    def __init__(self, gateway: ToolGateway, context: RunContext) -> None:
-        self._gateway = gateway
-        self._context = context
-
-    def _get(self, key: str) -> GetState:
-        check_id("state key", key)
-        return GetState(self._context.tenant, self._context.run_id, key)
-
-    def get(self, key: str) -> StateEntry | None:
-        """The value with its version, or ``None``."""
-        return self._gateway._perform(self._get(key))
-
-    async def aget(self, key: str) -> StateEntry | None:
-        """The same for async code."""
-        return await self._gateway._aperform(self._get(key))
-
-    def items(self) -> tuple[StateEntry, ...]:
-        """Everything, sorted by key."""
-        return self._gateway._perform(ListState(self._context.tenant, self._context.run_id))
-
-    async def aitems(self) -> tuple[StateEntry, ...]:
-        """The same for async code."""
-        return await self._gateway._aperform(ListState(self._context.tenant, self._context.run_id))
-
-    def _put(self, key: str, value: Any, expected: int) -> PutState:
-        check_id("state key", key)
-        if isinstance(expected, bool) or not isinstance(expected, int) or expected < 0:
-            raise ConfigurationError("AG133 expected must be the version you read, or 0 for a new key.", code="AG133")
-        try:
-            plain = from_json(dumps(value))
-        except ValueError as error:
-            raise ConfigurationError(f"AG133 state {key!r} is not a JSON value: {error}", code="AG133") from error
-        context = self._context
-        return PutState(context.tenant, context.run_id, key, plain, expected, context.agent)
-
-    def put(self, key: str, value: Any, *, expected: int) -> StateEntry:
-        """Write a key.
-
-        Args:
-            key: Name.
-            value: JSON value.
-            expected: Version that was read; 0 when the key must not exist yet.
-
-        Raises:
-            StoreConflict: Somebody else wrote in between.
-        """
-        return self._gateway._perform(self._put(key, value, expected))
-
-    async def aput(self, key: str, value: Any, *, expected: int) -> StateEntry:
-        """The same for async code."""
-        return await self._gateway._aperform(self._put(key, value, expected))
+def replace_by_nothing(hold: Reserve) -> Operation[Reserved]:
+    """Give a hold back, or forestall it when it has not arrived yet."""
+    return Settle(hold.tenant, hold.run_id, hold.key, hold.meters, ())

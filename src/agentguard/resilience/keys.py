@@ -23,6 +23,17 @@ def idempotency_call_key(tenant: str, tool: str, key: str) -> str:
     return joined("key", tenant, tool, key)
 
 
+def idempotency_key_of(key: str) -> str | None:
+    """The idempotency key that a call's key was made of; ``None`` for a key made of a ``call_id``."""
+    parts = []
+    while key:
+        length, _, rest = key.partition(":")
+        size = int(length)
+        parts.append(rest[:size])
+        key = rest[size:]
+    return parts[3] if parts[0] == "key" else None
+
+
 def fingerprint(tool: str, arguments: Mapping[str, Any]) -> str:
     """SHA-256 (hex) over the tool's name and the canonical arguments with their types.
 

@@ -61,7 +61,7 @@ from agentguard.domain.operations import (
     Vote,
     Waiting,
 )
-from agentguard.domain.runs import RunRecord, StateEntry, Switch
+from agentguard.domain.runs import ApprovalFilter, RunRecord, StateEntry, Switch
 from agentguard.domain.usage import NANO, Amounts, BudgetLine, BudgetWarning, Meter, Shortfall
 from agentguard.errors import ApprovalError, StoreConflict
 from agentguard.runs.lifecycle import RUN_ENDED, call_may, run_may
@@ -259,6 +259,19 @@ def _rest(tx: Transaction, run: RunRow) -> None:
         run.status = "waiting"
 
 
+def _over(tx: Transaction, run: RunRow) -> Turned | None:
+    """The run has ended, or one that it works for was stopped or has failed."""
+    context = run.opened.context
+    if run.status in RUN_ENDED:
+        why = run.stop_reason.value if run.stop_reason else run.status
+        return Turned(StopReason.RUN_ENDED, f"Run {context.run_id} has ended ({why}); open a new run.")
+    for run_id in run.lineage[1:]:
+        above = tx.run(context.tenant, run_id)
+        if above is not None and above.status in ("failed", "stopped"):
+            return Turned(StopReason.RUN_ENDED, f"Run {run_id}, which {context.run_id} works for, has {above.status}.")
+    return None
+
+
 def _deadline(tx: Transaction, run: RunRow) -> int | None:
     """When the run's wall or working time ends, whichever comes first, ns since the epoch."""
     opened = run.opened
@@ -268,9 +281,18 @@ def _deadline(tx: Transaction, run: RunRow) -> int | None:
     if opened.deadline_ns is not None:
         ends.append(opened.deadline_ns)
     if opened.working_limit_ns is not None:
-        paused = run.paused_ns + (max(tx.now - run.paused_at, 0) if run.paused_at is not None else 0)
-        ends.append(opened.started_at + opened.working_limit_ns + paused)
+        ends.append(opened.started_at + opened.working_limit_ns + _paused(tx, run))
     return min(ends) if ends else None
+
+
+def _paused(tx: Transaction, run: RunRow) -> int:
+    """How long the run has waited for people so far, in ns."""
+    return run.paused_ns + (max(tx.now - run.paused_at, 0) if run.paused_at is not None else 0)
+
+
+def _sooner(one: int | None, other: int | None) -> int | None:
+    """The tighter of two limits, ``None`` being none."""
+    return other if one is None else one if other is None else min(one, other)
 
 
 def _out_of_time(tx: Transaction, run: RunRow) -> Turned | None:
@@ -413,9 +435,9 @@ def begin(tx: Transaction, op: Begin) -> Admission:
         looping = _looping(op, run)
         if looping is not None:
             return looping
-    if run.status in RUN_ENDED:
-        why = run.stop_reason.value if run.stop_reason else run.status
-        return Turned(StopReason.RUN_ENDED, f"Run {op.run_id} has ended ({why}); open a new run.")
+    over = _over(tx, run)
+    if over is not None:
+        return over
     switch = _switched(tx, op, run)
     if switch is not None:
         return _killed(switch)
@@ -821,8 +843,9 @@ def reserve(tx: Transaction, op: Reserve) -> Reserved:
     """Hold (or, with ``enforce=False``, charge) amounts for something that is no tool call."""
     run = _need_run(tx, op.tenant, op.run_id)
     if op.enforce:
-        if run.status in RUN_ENDED:
-            return Reserved(None, StopReason.RUN_ENDED, f"Run {op.run_id} has ended.")
+        over_already = _over(tx, run)
+        if over_already is not None:
+            return Reserved(None, over_already.reason, over_already.detail)
         switch = _switched(tx, op, run)
         if switch is not None:
             return Reserved(None, StopReason.KILLED, _killed(switch).detail)
@@ -912,6 +935,8 @@ def vote(tx: Transaction, op: Vote) -> ApprovalRequest:
     kind: EventKind = "approval.voted" if decided.status == "pending" else "approval.decided"
     _sealed(tx, run, Event(kind, facts, (verdict.reason or "").encode("utf-8", "replace")))
     if decided.status == "terminated" and run.status not in RUN_ENDED:
+        _drop_requests(tx, run)
+        _wake(tx, run)  # so that the wait for this very answer does not count as work
         run.status = "stopped"
         run.stop_reason = StopReason.APPROVAL_REJECTED
         run.ended_at = tx.now
@@ -940,11 +965,18 @@ def open_run(tx: Transaction, op: OpenRun) -> RunOpened:
     if switch is not None:
         return RunOpened(asked, (), _killed(switch))
     deadline = None if op.seconds_ns is None else tx.now + op.seconds_ns
+    working = asked.working_limit_ns
     if parent is not None:
-        inherited = _deadline(tx, parent)
-        deadline = inherited if deadline is None else deadline if inherited is None else min(deadline, inherited)
+        deadline = _sooner(deadline, parent.opened.deadline_ns)
+        limit = parent.opened.working_limit_ns
+        if limit is not None:
+            # What is left of the parent's working time, not its end on the clock: waiting for people is free.
+            worked = tx.now - parent.opened.started_at - _paused(tx, parent)
+            working = _sooner(working, max(limit - worked, 0))
     labels = tuple(sorted({*context.labels, *(parent.labels if parent else ())}))
-    record: RunRecord = replace(asked, started_at=tx.now, deadline_ns=deadline, labels=labels)
+    record: RunRecord = replace(
+        asked, started_at=tx.now, deadline_ns=deadline, working_limit_ns=working, labels=labels
+    )
     lineage = (context.run_id, *(parent.lineage if parent else ()))
     run = RunRow(record, lineage, "running", labels)
     records = [_sealed(tx, run, op.event)]
@@ -956,11 +988,12 @@ def end_run(tx: Transaction, op: EndRun) -> RunOpened:
     """Move a run to an end state; the same end twice changes nothing."""
     run = _need_run(tx, op.tenant, op.run_id)
     if run.status in RUN_ENDED:
-        if run.status == op.status and run.stop_reason is op.stop_reason:
+        if run.status == op.status and run.stop_reason is op.stop_reason and run.result == op.result:
             return RunOpened(_value(tx, run))
         raise StoreConflict(f"Run {op.run_id} has ended as {run.status}; it cannot become {op.status}.")
     if not run_may(run.status, op.status):
         raise StoreConflict(f"A run cannot move from {run.status} to {op.status}.")
+    _drop_requests(tx, run)
     _wake(tx, run)
     run.status = op.status
     run.stop_reason = op.stop_reason
@@ -969,6 +1002,17 @@ def end_run(tx: Transaction, op: EndRun) -> RunOpened:
     records = [_sealed(tx, run, op.event)]
     tx.put_run(run)
     return RunOpened(run.record(), tuple(records))
+
+
+def _drop_requests(tx: Transaction, run: RunRow) -> None:
+    """Nobody must be asked for a decision that can no longer have an effect."""
+    if not run.pending:
+        return
+    context = run.opened.context
+    for request in tx.approvals(ApprovalFilter(context.tenant, context.run_id)):
+        if request.status in ("pending", "approved"):
+            tx.put_approval(replace(request, status="superseded"))
+            _note(tx, run, "approval.superseded", approval=request.id, call=request.call_id)
 
 
 # --- shared state --------------------------------------------------------------------------------
