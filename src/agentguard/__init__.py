@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from agentguard.approval.approvers import CallbackApprover, ConsoleApprover, WebhookApprover
     from agentguard.audit.redaction import PatternRedactor
     from agentguard.audit.sinks import CallbackSink, JsonlSink, MemorySink
+    from agentguard.audit.verifying import verify_export
     from agentguard.budget.budget import Budget
     from agentguard.budget.pricing import Price, Prices
     from agentguard.domain.approvals import ApprovalRequest, ApproverIdentity, Verdict
@@ -70,6 +71,7 @@ if TYPE_CHECKING:
     from agentguard.stores import open_store
     from agentguard.tools.registry import ToolRegistry
     from agentguard.tools.tool import Tool, tool
+    from agentguard.tracing import JsonFormatter, Telemetry
 
 __all__ = [
     "AgentGuardError",
@@ -106,6 +108,7 @@ __all__ = [
     "Finding",
     "InvalidArguments",
     "InvalidOutput",
+    "JsonFormatter",
     "JsonlSink",
     "LlmReservation",
     "MemorySink",
@@ -141,6 +144,7 @@ __all__ = [
     "StoreError",
     "StoreUnavailable",
     "Suspended",
+    "Telemetry",
     "Tool",
     "ToolDefinitionError",
     "ToolGateway",
@@ -155,6 +159,7 @@ __all__ = [
     "__version__",
     "open_store",
     "tool",
+    "verify_export",
 ]
 
 _HOMES = {
@@ -192,6 +197,7 @@ _HOMES = {
     "Finding": "agentguard.domain.decisions",
     "InvalidArguments": "agentguard.errors",
     "InvalidOutput": "agentguard.errors",
+    "JsonFormatter": "agentguard.tracing",
     "JsonlSink": "agentguard.audit.sinks",
     "LlmReservation": "agentguard.gateway",
     "MemorySink": "agentguard.audit.sinks",
@@ -227,6 +233,7 @@ _HOMES = {
     "StoreError": "agentguard.errors",
     "StoreUnavailable": "agentguard.errors",
     "Suspended": "agentguard.domain.calls",
+    "Telemetry": "agentguard.tracing",
     "Tool": "agentguard.tools.tool",
     "ToolDefinitionError": "agentguard.errors",
     "ToolGateway": "agentguard.gateway",
@@ -240,6 +247,7 @@ _HOMES = {
     "WebhookApprover": "agentguard.approval.approvers",
     "open_store": "agentguard.stores",
     "tool": "agentguard.tools.tool",
+    "verify_export": "agentguard.audit.verifying",
 }
 """Where each public name is defined."""
 

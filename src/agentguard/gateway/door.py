@@ -164,7 +164,7 @@ class ToolGateway:
         secrets = KnownSecrets()
         rules = compile_layers(self.policies, self.registry)
         self._owns_store = isinstance(store, str)
-        opened = open_store(store) if isinstance(store, str) else store
+        opened = open_store(store, clock=clock) if isinstance(store, str) else store
         if isinstance(opened, MemoryStore) and isinstance(store, str) and not sinks:
             opened.seal_later()
         self._ports = Ports(
@@ -263,7 +263,7 @@ class ToolGateway:
         if "store" in settings or read.store is None:
             return cls(registry, (read.policy, *_layers(layers, ())), **given)
         try:
-            opened = open_store(given["store"])
+            opened = open_store(given["store"], clock=given.get("clock"))
         except ConfigurationError as error:
             raise config.wrong_store(read.document, error) from error
         try:

@@ -6,19 +6,20 @@ from typing import Final
 from urllib.parse import unquote
 
 from agentguard.errors import ConfigurationError
-from agentguard.protocols import Store
+from agentguard.protocols import Clock, Store
 from agentguard.stores.memory import MemoryStore
 
 _SERVERS: Final = frozenset({"postgres", "postgresql", "redis", "rediss", "valkey", "mysql", "mariadb"})
 _FORMS: Final = "'memory:', 'sqlite:///relative.db' or 'sqlite:////absolute.db'"
 
 
-def open_store(url: str) -> Store:
+def open_store(url: str, *, clock: Clock | None = None) -> Store:
     """Open the store at an address.
 
     Args:
         url: ``memory:`` (gone with the process), ``sqlite:///relative/path.db`` or
             ``sqlite:////absolute/path.db``. Percent signs in paths are escapes, as in every URL.
+        clock: Tells the store the time; the machine's clock when left out.
 
     Returns:
         The store; close it when it is no longer needed.
@@ -37,9 +38,9 @@ def open_store(url: str) -> Store:
     if scheme == "memory":
         if rest not in ("", "//"):
             raise ConfigurationError(f"'memory:' takes nothing behind the colon, not {rest!r:.200}.", code="AG123")
-        return MemoryStore()
+        return MemoryStore(clock)
     if scheme == "sqlite":
-        return _open_sqlite(url, rest)
+        return _open_sqlite(url, rest, clock)
     kind = scheme.partition("+")[0]
     if kind in _SERVERS:
         raise ConfigurationError(
@@ -49,7 +50,7 @@ def open_store(url: str) -> Store:
     raise ConfigurationError(f"{scheme!r:.80} is no kind of store; use {_FORMS}.", code="AG123")
 
 
-def _open_sqlite(url: str, rest: str) -> Store:
+def _open_sqlite(url: str, rest: str, clock: Clock | None) -> Store:
     if not rest.startswith("///"):
         raise ConfigurationError(
             f"{url!r:.200}: an SQLite address has three slashes before a relative path and four before an absolute "
@@ -68,4 +69,4 @@ def _open_sqlite(url: str, rest: str) -> Store:
         raise ConfigurationError("Use 'memory:' for a store that is gone with the process.", code="AG123")
     from agentguard.stores.sqlite import SqliteStore
 
-    return SqliteStore(path)
+    return SqliteStore(path, clock=clock)
