@@ -107,6 +107,10 @@ class Dialect(Protocol):
         """Append answers of calls to the conversation; what was appended."""
         ...
 
+    def paused(self, answer: Mapping[str, Any], /) -> bool:
+        """Whether the provider wants to be asked again although no call is open."""
+        ...
+
     def text(self, answer: Mapping[str, Any]) -> str:
         """The words of an answer."""
         ...
@@ -157,7 +161,7 @@ def conversing(
         turns += 1
         proposals = dialect.taken(messages, answer)
         text = dialect.text(answer)
-        if not proposals:
+        if not proposals and not dialect.paused(answer):
             return ended("completed", StopReason.COMPLETED)
 
 

@@ -32,12 +32,12 @@ class Gathering(Protocol):
 def _with_tools(run: Run, api: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a request with the tools that the run may see now, unless it brings its own."""
     given = dict(settings)
+    hosted = list(given.pop("hosted_tools", ()))
     if "tools" not in given:
         seen = run._gateway.visible(run)
-        tools = seen.only(n for n in seen.names if not n.startswith(HOSTED)).to_openai(api)
-        given["tools"] = tools + list(given.pop("hosted_tools", ()))
-        if not given["tools"]:
-            del given["tools"]
+        tools = seen.only(n for n in seen.names if not n.startswith(HOSTED)).to_openai(api) + hosted
+        if tools:
+            given["tools"] = tools
     return given
 
 
@@ -70,6 +70,10 @@ class ChatDialect:
         written = wire.chat_answers(answers)
         messages.extend(written)
         return written
+
+    def paused(self, _: Mapping[str, Any], /) -> bool:
+        """Never: an answer of this interface is whole."""
+        return False
 
     def text(self, answer: Mapping[str, Any]) -> str:
         """The words of the answer, or of its refusal."""
@@ -108,6 +112,10 @@ class ResponsesDialect:
         written = wire.response_answers(answers)
         messages.extend(written)
         return written
+
+    def paused(self, _: Mapping[str, Any], /) -> bool:
+        """Never: an answer of this interface is whole."""
+        return False
 
     def text(self, answer: Mapping[str, Any]) -> str:
         """The words of the answer, or of its refusal."""

@@ -218,6 +218,16 @@ def response_proposals(items: Iterable[Mapping[str, Any]], status: object = None
     return found
 
 
+def calls_heard(answer: Any) -> list[Proposal]:
+    """The calls of a response, or of an event of its stream that carries whole ones."""
+    kind = getattr(answer, "type", None)
+    if kind == "response.output_item.done":
+        return response_proposals([plain(answer.item)])
+    response = answer.response if kind in ENDINGS else answer
+    items = getattr(response, "output", None)
+    return response_proposals(plain(items)) if isinstance(items, list) else []
+
+
 def chat_answers(answers: Sequence[Answer]) -> list[dict[str, Any]]:
     """Answers as tool messages."""
     return [{"role": "tool", "tool_call_id": a.call_id, "content": a.text} for a in answers]

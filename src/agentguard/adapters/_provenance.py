@@ -9,12 +9,13 @@ its first use.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from agentguard.adapters._wire import digest_of
+from agentguard.canonical import sha256, tagged
 from agentguard.domain.calls import Refused
 from agentguard.domain.decisions import StopReason
 from agentguard.errors import CallRefused
@@ -59,6 +60,8 @@ class Provenance:
         self._lock = threading.Lock()
         self._digests: dict[str, set[str]] = {}
         self._waiting: set[str] = set()
+        self._noted: dict[tuple[str, str], list[str]] | None = None
+        self._seen: set[str] = set()
 
     def remember(self, call_id: str, content: Any) -> None:
         """Note an answer, or with ``None`` that the call waits for a person."""
@@ -68,6 +71,32 @@ class Provenance:
             else:
                 self._waiting.discard(call_id)
                 self._digests.setdefault(call_id, set()).add(digest_of(content))
+
+    def note_calls(self) -> None:
+        """Begin to note the calls that answers propose."""
+        with self._lock:
+            if self._noted is None:
+                self._noted = {}
+
+    @property
+    def notes(self) -> bool:
+        """Whether calls are noted."""
+        return self._noted is not None
+
+    def note(self, call_id: str, name: str, arguments: Mapping[str, Any]) -> None:
+        """Note a call that an answer proposes; the same id counts once."""
+        with self._lock:
+            if self._noted is not None and call_id not in self._seen:
+                self._seen.add(call_id)
+                self._noted.setdefault(_key(name, arguments), []).append(call_id)
+
+    def take(self, name: str, arguments: Mapping[str, Any] | None) -> str | None:
+        """The id of the oldest noted call with this name and these arguments that nobody took yet."""
+        if arguments is None:
+            return None
+        with self._lock:
+            ids = (self._noted or {}).get(_key(name, arguments))
+            return ids.pop(0) if ids else None
 
     def trust(self, results: Iterable[Given]) -> None:
         """Accept these results, exactly as they are."""
@@ -123,6 +152,10 @@ class Provenance:
             self.settle(refused, unknown, issued, {r.call_id for r in await run.apending()})
         elif refused:
             raise UngovernedToolResult(refused)
+
+
+def _key(name: str, arguments: Mapping[str, Any]) -> tuple[str, str]:
+    return name, sha256(tagged(arguments))
 
 
 _KNOWN: WeakKeyDictionary[Run, Provenance] = WeakKeyDictionary()

@@ -16,7 +16,7 @@ goes wrong while looking keeps the request from being sent.
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -30,8 +30,9 @@ except ImportError as error:
 from agentguard.adapters import _openai_wire as wire
 from agentguard.adapters._executing import aexecute, execute
 from agentguard.adapters._looping import LoopResult, LoopStatus, PendingCall, adrive, drive, going_on, starting
-from agentguard.adapters._metering import Estimate, Metered, ahold, hold
+from agentguard.adapters._metering import Estimate, ahold, awatch, hold, watch
 from agentguard.adapters._openai_dialect import CHAT, DIALECTS, read_answer
+from agentguard.adapters._openai_runner import aregistered_functions, registered_functions
 from agentguard.adapters._provenance import Given, Provenance, UngovernedToolResult, provenance_of
 from agentguard.adapters._screening import Screen, hosted_tool, unenforceable
 from agentguard.adapters._wire import ToolResults, collected, plain
@@ -46,11 +47,13 @@ __all__ = [
     "PendingCall",
     "ToolResults",
     "UngovernedToolResult",
+    "aregistered_functions",
+    "aresume_loop",
     "arun_loop",
     "arun_tool_calls",
-    "aresume_loop",
     "govern",
     "hosted_tool",
+    "registered_functions",
     "resume_loop",
     "run_loop",
     "run_tool_calls",
@@ -85,6 +88,14 @@ class _Governor:
         if self.estimate is not None:
             expected = Estimate(expected.model, self.estimate(body), expected.output_tokens)
         return options.model_copy(update={"json_data": body, "extra_json": None}), expected, results
+
+    def heard(self, answer: Any) -> tuple[int | None, int | None]:
+        """Take an answer or an event of a stream; tokens sent and received according to it."""
+        if self.provenance.notes:
+            for found in wire.calls_heard(answer):
+                if found.arguments is not None:
+                    self.provenance.note(found.call_id, found.name, found.arguments)
+        return wire.usage_of_event(answer)
 
 
 def _body_of(options: Any) -> dict[str, Any]:
@@ -133,9 +144,9 @@ class _Blocking:
             meter.release() if _was_not_done(error) else meter.settle()
             raise
         if stream and hasattr(content, "_iterator"):
-            _meter_stream(content, meter)
+            watch(content, meter, governor.heard)
         else:
-            meter.report(*wire.usage_of(content))
+            meter.report(*governor.heard(content))
             meter.settle()
         return answer
 
@@ -170,9 +181,9 @@ class _Awaiting:
             await (meter.arelease() if _was_not_done(error) else meter.asettle())
             raise
         if stream and hasattr(content, "_iterator"):
-            _ameter_stream(content, meter)
+            awatch(content, meter, governor.heard)
         else:
-            meter.report(*wire.usage_of(content))
+            meter.report(*governor.heard(content))
             await meter.asettle()
         return answer
 
@@ -182,49 +193,6 @@ def _of(client: Any) -> _Governor:
     if governor is None:  # made by other means than copy(): no run, so nothing may be sent
         raise ConfigurationError("AG657 this client lost its run; make one with govern(client, run).", code="AG657")
     return governor
-
-
-def _meter_stream(stream: Any, meter: Metered) -> None:
-    """Settle a model call when its stream ends, is closed or is dropped, whatever comes first."""
-    events = stream._iterator
-
-    def watched() -> Iterator[Any]:
-        try:
-            for event in events:
-                meter.report(*wire.usage_of_event(event))
-                yield event
-        finally:
-            meter.settle()
-
-    stream._iterator = watched()
-    response, close = stream.response, stream.response.close
-
-    def closed() -> None:
-        close()
-        meter.settle()
-
-    response.close = closed
-
-
-def _ameter_stream(stream: Any, meter: Metered) -> None:
-    events = stream._iterator
-
-    async def watched() -> AsyncIterator[Any]:
-        try:
-            async for event in events:
-                meter.report(*wire.usage_of_event(event))
-                yield event
-        finally:
-            await meter.asettle()
-
-    stream._iterator = watched()
-    response, close = stream.response, stream.response.aclose
-
-    async def closed() -> None:
-        await close()
-        await meter.asettle()
-
-    response.aclose = closed
 
 
 _CLASSES: dict[type, type] = {}
@@ -297,10 +265,10 @@ def govern(
     if present is not None and present.run is not run:
         raise ConfigurationError("AG658 the client belongs to another run; govern the original client.", code="AG658")
     made: Any = client.copy()
-    if present is None:  # the copy is fresh and unknown to anybody: its parts move into the governed class
-        parts = made.__dict__
-        made = object.__new__(_governed_class(type(client)))
-        made.__dict__.update(parts)
+    if present is None:  # a shell of the governed class, for the SDK's own copying to make the client of
+        shell: Any = object.__new__(_governed_class(type(client)))
+        shell.__dict__.update(made.__dict__)
+        made = shell.copy()
     governor = _Governor(run, estimate)
     known = [plain(entry) for entry in earlier]
     governor.provenance.trust(g for kind in ("chat", "responses") for g in _results(kind, known))
