@@ -29,8 +29,17 @@ try:
 except ImportError as missing:
     raise MissingExtra("cli", "typer") from missing
 
-from agentguard.cli import approving, auditing, checking, diagnosing, inspecting, starting, switching, toolbox
-from agentguard.cli.demo import command as demonstrating
+from agentguard.cli import (
+    approving,
+    auditing,
+    checking,
+    demonstrating,
+    diagnosing,
+    inspecting,
+    starting,
+    switching,
+    toolbox,
+)
 from agentguard.cli.printing import note, out
 
 FINE: Final = 0

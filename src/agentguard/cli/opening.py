@@ -20,6 +20,7 @@ from urllib.parse import quote, unquote
 
 from agentguard import config
 from agentguard.budget.budget import Budget
+from agentguard.cli.printing import note
 from agentguard.documents import did_you_mean
 from agentguard.errors import ConfigurationError
 from agentguard.gateway import ToolGateway
@@ -27,6 +28,8 @@ from agentguard.tools.registry import ToolRegistry
 from agentguard.tools.tool import Tool
 
 DEFAULT_CONFIG: Final = Path("agentguard.yaml")
+DEMO_STORE: Final = Path("agentguard-demo.db")
+"""What ``agentguard demo`` leaves behind; looked at when nothing else is named."""
 STORE_VARIABLE: Final = "AGENTGUARD_STORE"
 _SQLITE: Final = "sqlite:///"
 
@@ -41,15 +44,12 @@ def wrong(message: str) -> NoReturn:
 
 
 def read_config(path: Path) -> config.Settings:
-    """Read a configuration file; sinks it names are not kept open.
+    """Read a configuration file; the sinks it names are not opened.
 
     Raises:
         PolicyError: It does not load.
     """
-    settings = config.read(path)
-    for sink in settings.sinks:
-        sink.close()
-    return settings
+    return config.read(path)
 
 
 def sqlite_path(url: str) -> Path | None:
@@ -82,6 +82,9 @@ def find_store(store: str | None, config_file: Path | None) -> tuple[str, tuple[
                 wrong(f"{path} names no store; add store: to it, or pass --store URL.")
             file = sqlite_path(settings.store)
             url = settings.store if file is None else _SQLITE + quote(str(path.parent / file))
+    if url is None and DEMO_STORE.is_file():
+        note(f"looking at ./{DEMO_STORE}, which 'agentguard demo' left here")
+        url = str(DEMO_STORE)
     if url is None:
         wrong(
             f"No store is named: pass --store URL or --config FILE, or set {STORE_VARIABLE}; there is no {DEFAULT_CONFIG}."
