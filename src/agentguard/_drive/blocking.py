@@ -7,6 +7,7 @@ import logging
 import time
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
+from functools import partial
 from typing import Any
 
 from agentguard._drive.ports import Ports, ask_probe, draw, invoke, probed
@@ -14,6 +15,7 @@ from agentguard._flow.effects import (
     Ask,
     Draw,
     Flow,
+    Interrupted,
     Invoke,
     Lease,
     Leased,
@@ -26,10 +28,51 @@ from agentguard._flow.effects import (
     Tick,
     TimedOut,
 )
+from agentguard._flow.refusing import name_of
 from agentguard.domain.operations import Effect, Operation
 from agentguard.errors import ConfigurationError
+from agentguard.protocols import CredentialRequest
 
 log = logging.getLogger("agentguard")
+
+LONGEST_S = 10_000_000.0
+"""Threads cannot wait for much longer; a limit beyond it is none."""
+
+Taken = tuple[CredentialRequest, str]
+
+
+class Abandoned:
+    """Bodies that were given up while they ran, to be watched once the flow has ended: what becomes of them can
+    only be said after what became of the call."""
+
+    __slots__ = ("_bodies",)
+
+    def __init__(self) -> None:
+        self._bodies: list[tuple[Invoke, Future[Any]]] = []
+
+    def add(self, effect: Invoke, future: Future[Any]) -> None:
+        """Nobody waits for this one any more."""
+        self._bodies.append((effect, future))
+
+    def watch(self, ports: Ports) -> None:
+        """Record what becomes of them, in a thread that nobody waits for."""
+        for effect, future in self._bodies:
+            future.add_done_callback(partial(_hand_over, effect, ports))
+        self._bodies.clear()
+
+
+def _hand_over(effect: Invoke, ports: Ports, done: Future[Any]) -> None:
+    ports.attendants.submit(partial(_record_late, effect, done, ports))
+
+
+def _record_late(effect: Invoke, done: Future[Any], ports: Ports) -> None:
+    error = done.exception()
+    if effect.late is None or (error is not None and not isinstance(error, Exception)):
+        return
+    try:
+        drive(effect.late(None if error is not None else done.result(), error), ports)
+    except Exception as failure:
+        log.error("the late end of %s could not be recorded: %s", effect.tool.spec.name, name_of(failure))
 
 
 def drive(flow: Flow[R], ports: Ports) -> R:
@@ -39,11 +82,12 @@ def drive(flow: Flow[R], ports: Ports) -> R:
     like go in too: the flow settles what was begun and lets them out again.
     """
     perform_stored = ports.store.perform
+    left = Abandoned()
     try:
         effect = next(flow)
         while True:
             try:
-                answer = perform_stored(effect) if isinstance(effect, Operation) else perform(effect, ports)
+                answer = perform_stored(effect) if isinstance(effect, Operation) else perform(effect, ports, left)
             except BaseException as error:
                 effect = flow.throw(error)
             else:
@@ -51,13 +95,22 @@ def drive(flow: Flow[R], ports: Ports) -> R:
     except StopIteration as stop:
         result: R = stop.value
         return result
+    except Interrupted as stop:
+        raise _original(stop) from None
+    finally:
+        left.watch(ports)
 
 
-def perform(effect: Effect[Any], ports: Ports) -> Any:
+def _original(stop: BaseException) -> BaseException:
+    """What interrupted the caller; :class:`Interrupted` only tells the flow what it met."""
+    return stop.__cause__ if isinstance(stop, Interrupted) and stop.__cause__ is not None else stop
+
+
+def perform(effect: Effect[Any], ports: Ports, left: Abandoned) -> Any:
     """Answer one effect that is no store operation."""
     match effect:
         case Invoke():
-            return _invoke(effect, ports)
+            return _invoke(effect, ports, left)
         case Sleep(seconds):
             return time.sleep(seconds)
         case Publish(records):
@@ -65,11 +118,12 @@ def perform(effect: Effect[Any], ports: Ports) -> Any:
         case Lease(requests):
             return _lease(requests, ports)
         case Release(leased):
-            return _release(leased, ports)
+            leased.credentials.close()
+            return give_back(leased.secrets, ports)
         case Ask(request):
-            return None if ports.approver is None else _sync(ports.approver.decide(request), "approver", "arun/acall")
+            return None if ports.approver is None else _sync(ports.approver.decide(request), "approver")
         case Probe():
-            return probed(_sync(ask_probe(effect), "probe", "acall"))
+            return probed(_sync(ask_probe(effect), "probe"))
         case Draw():
             return draw()
         case Tick():
@@ -78,68 +132,66 @@ def perform(effect: Effect[Any], ports: Ports) -> Any:
             raise TypeError(f"no driver for {type(effect).__name__}")
 
 
-def _sync(answer: Any, what: str, instead: str) -> Any:
+def _sync(answer: Any, what: str) -> Any:
     if inspect.isawaitable(answer):
         if inspect.iscoroutine(answer):
             answer.close()
-        raise ConfigurationError(f"AG130 the {what} is async; use {instead} in async code.", code="AG130")
+        raise ConfigurationError(
+            f"AG130 the {what} is async; make the call from async code with acall or aattempt.", code="AG130"
+        )
     return answer
 
 
-def _invoke(effect: Invoke, ports: Ports) -> Any:
+def _invoke(effect: Invoke, ports: Ports, left: Abandoned) -> Any:
     limit = effect.timeout_s
     if limit is None or effect.tool.spec.inline:
         return invoke(effect)
     future = ports.workers.submit(lambda: invoke(effect))
     try:
-        return future.result(limit)
+        return future.result(min(limit, LONGEST_S))
     except FutureTimeout:
         if future.done():
             return future.result()  # the body's own TimeoutError, or an answer in the last moment
         if future.cancel():
             raise NotStarted(f"no worker was free within {limit:g} s") from None
-        watch(effect, future, ports)
+        left.add(effect, future)
         raise TimedOut(limit, abandoned=True) from None
+    except Exception:
+        raise  # the body's own
+    except BaseException as stop:
+        if future.cancel():
+            raise Interrupted(NotStarted("interrupted before a worker was free")) from stop
+        left.add(effect, future)  # the caller was interrupted; the body goes on
+        raise
 
 
-def watch(effect: Invoke, future: Future[Any], ports: Ports) -> None:
-    """When an abandoned body ends after all, record it (in the worker, which nobody waits for)."""
-    if effect.late is None:
-        return
-    late = effect.late
-
-    def ended(done: Future[Any]) -> None:
-        error = done.exception()
-        if error is not None and not isinstance(error, Exception):
-            return
-        try:
-            drive(late(None if error is not None else done.result(), error), ports)
-        except Exception as failure:
-            log.error("the late end of %s could not be recorded: %s", effect.tool.spec.name, type(failure).__name__)
-
-    future.add_done_callback(ended)
-
-
-def _lease(requests: tuple[Any, ...], ports: Ports) -> Leased:
-    taken: list[tuple[Any, str]] = []
+def _lease(requests: tuple[CredentialRequest, ...], ports: Ports) -> Leased:
+    taken: list[Taken] = []
     try:
         for request in requests:
-            secret = _sync(ports.credentials.lease(request), "credential provider", "acall")
+            secret: Any = _sync(ports.credentials.lease(request), "credential provider")
             taken.append((request, secret))
+            ports.learn(request, secret)
+        return Leased(ports.held(taken), tuple(taken))
     except BaseException:
-        _give_back(tuple(taken), ports)
+        give_back(tuple(taken), ports)
         raise
-    return Leased(ports.held({request.name: secret for request, secret in taken}), tuple(taken))
 
 
-def _release(leased: Leased, ports: Ports) -> None:
-    leased.credentials.close()
-    _give_back(leased.secrets, ports)
-
-
-def _give_back(secrets: tuple[tuple[Any, str], ...], ports: Ports) -> None:
+def give_back(secrets: tuple[Taken, ...], ports: Ports) -> None:
+    """Give secrets back to a provider that answers without being awaited; all of them, whatever it raises."""
+    stopped: BaseException | None = None
     for request, secret in secrets:
         try:
-            _sync(ports.credentials.release(request, secret), "credential provider", "acall")
-        except Exception as error:  # the call has ended; a provider that cannot take back is its owner's concern
-            log.warning("credential %s was not released: %s", request.name, type(error).__name__)
+            _sync(ports.credentials.release(request, secret), "credential provider")
+        except Exception as error:
+            not_released(request, error)
+        except BaseException as stop:
+            stopped = stop
+    if stopped is not None:
+        raise stopped
+
+
+def not_released(request: CredentialRequest, error: Exception) -> None:
+    """The call has ended; a provider that cannot take a secret back is its owner's concern."""
+    log.warning("credential %s was not released: %s", request.name, name_of(error))

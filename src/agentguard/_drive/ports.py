@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 import secrets
-from collections.abc import Coroutine, Mapping
+import threading
+from collections import OrderedDict
+from collections.abc import Coroutine, Iterable
+from concurrent.futures import Future
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -14,22 +18,33 @@ from agentguard._drive.workers import Workers
 from agentguard._flow.effects import Invoke, Probe
 from agentguard.domain.events import AuditRecord
 from agentguard.domain.plans import ProbeResult
+from agentguard.errors import SinkError
 from agentguard.protocols import (
     Approver,
     AsyncApprover,
     AsyncCredentialProvider,
     Clock,
     CredentialProvider,
+    CredentialRequest,
     Sink,
     Store,
 )
-from agentguard.resilience.credentials import Credentials
+from agentguard.resilience.credentials import Credentials, checked
 
 if TYPE_CHECKING:
     from agentguard.audit.redaction import KnownSecrets
     from agentguard.tools.tool import Tool
 
+log = logging.getLogger("agentguard")
+
 T = TypeVar("T")
+
+REST_S = 30.0
+"""How long closing a gateway waits for the rest of interrupted calls, in seconds."""
+
+_ATTENDANTS = 64
+_COURIERS = 16
+_SECRETS = 256
 
 
 class Ports:
@@ -42,7 +57,9 @@ class Ports:
         approver: Decides inline, or ``None``.
         credentials: Hands out secrets.
         sinks: Receive audit records.
-        workers: Threads for sync bodies with a timeout, and for sync parts under the event loop.
+        workers: Threads for sync bodies with a timeout, and for sync bodies under the event loop.
+        attendants: Threads for everything else that may wait for a person, a network or a disk: bodies that never
+            return must not be able to keep secrets from being given back.
         instant: The store answers without waiting, so it may be asked in the event loop's own thread.
     """
 
@@ -64,10 +81,13 @@ class Ports:
         self.credentials = credentials
         self.sinks = sinks
         self.workers = workers
+        self.attendants = Workers(_ATTENDANTS)
+        self._couriers = Workers(_COURIERS)
         self._deliveries = tuple(map(Delivery, sinks))
         self.instant = bool(getattr(store, "instant", False))
         self._cleanups: set[asyncio.Task[Any]] = set()
-        self._known: set[str] = set()
+        self._learning = threading.Lock()
+        self._known: OrderedDict[str, None] = OrderedDict()
 
     def detach(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Run work out of reach of whoever cancels its caller; ``aclose`` waits for it."""
@@ -81,11 +101,16 @@ class Ports:
         if not task.cancelled():
             task.exception()  # its caller may be gone; then nobody else would ever look
 
-    async def settled(self) -> None:
-        """Wait until every detached rest has ended."""
+    async def settled(self, patience_s: float = REST_S) -> None:
+        """Wait until every detached rest has ended, at most ``patience_s`` seconds: what does not end by then hangs,
+        and the leases of its calls will end them."""
         loop = asyncio.get_running_loop()
-        while mine := [task for task in self._cleanups if task.get_loop() is loop]:
-            await asyncio.wait(mine)
+        try:
+            async with asyncio.timeout(patience_s):
+                while mine := [task for task in tuple(self._cleanups) if task.get_loop() is loop]:
+                    await asyncio.wait(mine)
+        except TimeoutError:
+            log.error("%d interrupted calls could not be settled within %g s", len(mine), patience_s)
 
     def publish(self, records: tuple[AuditRecord, ...]) -> None:
         """Hand records to every sink, in workers, each with the deadline.
@@ -93,32 +118,63 @@ class Ports:
         Raises:
             SinkError: A required sink did not take them. What an optional sink loses is counted.
         """
+        failed: SinkError | None = None
         for delivery in self._deliveries:
-            future = self.workers.submit(partial(delivery.bring, records, self.store))
             try:
-                future.result(SINK_DEADLINE_S)
+                future = self._send(delivery, records)
+                try:
+                    future.result(SINK_DEADLINE_S)
+                except BaseException:
+                    delivery.give_up(future)
+                    raise
             except Exception as error:
-                future.cancel()
-                delivery.lost(len(records), error)
+                failed = delivery.lost(len(records), error) or failed
+        if failed is not None:
+            raise failed
 
     async def apublish(self, records: tuple[AuditRecord, ...]) -> None:
         """The same without blocking the event loop."""
+        failed: SinkError | None = None
         for delivery in self._deliveries:
-            future = asyncio.wrap_future(self.workers.submit(partial(delivery.bring, records, self.store)))
             try:
-                async with asyncio.timeout(SINK_DEADLINE_S):
-                    await future
+                future = self._send(delivery, records)
+                try:
+                    async with asyncio.timeout(SINK_DEADLINE_S):
+                        await asyncio.wrap_future(future)
+                except BaseException:
+                    delivery.give_up(future)
+                    raise
             except Exception as error:
-                delivery.lost(len(records), error)
+                failed = delivery.lost(len(records), error) or failed
+        if failed is not None:
+            raise failed
 
-    def held(self, values: Mapping[str, str]) -> Credentials:
-        """Secrets for one call. The redaction knows them from now on and does not forget them when the call
-        ends: another tool may still bring one of them back."""
-        for value in values.values():
-            if value not in self._known:
-                self._known.add(value)
-                self.secrets.add(value)
-        return Credentials(values)
+    def _send(self, delivery: Delivery, records: tuple[AuditRecord, ...]) -> Future[Any]:
+        if delivery.hangs:
+            raise TimeoutError("it has not come back from an earlier delivery")
+        return self._couriers.submit(partial(delivery.bring, records, self.store))
+
+    def held(self, taken: Iterable[tuple[CredentialRequest, str]]) -> Credentials:
+        """Secrets for one call."""
+        return Credentials({request.name: secret for request, secret in taken})
+
+    def learn(self, request: CredentialRequest, secret: object) -> str:
+        """Make a secret known to the redaction, which does not forget it when the call ends: another tool may
+        still bring it back. Of secrets that are new every time only the last ones are remembered.
+
+        Raises:
+            ConfigurationError: It is no secret that a tool could use.
+        """
+        usable = checked(request, secret)
+        with self._learning:
+            if usable not in self._known:
+                self.secrets.add(usable)
+                if len(self._known) >= _SECRETS:
+                    oldest, _ = self._known.popitem(last=False)
+                    self.secrets.remove(oldest)
+            self._known[usable] = None
+            self._known.move_to_end(usable)
+        return usable
 
 
 def draw() -> str:
@@ -136,7 +192,10 @@ def _inputs(tool: Tool, effect: Invoke | Probe, credentials: Credentials | None)
 def invoke(effect: Invoke) -> Any:
     """Run a tool's body. This is the only place in agentguard that does (a test reads the source for it)."""
     tool = effect.tool
-    return tool.body(**(_inputs(tool, effect, effect.credentials) if tool.injected else effect.arguments))
+    try:
+        return tool.body(**(_inputs(tool, effect, effect.credentials) if tool.injected else effect.arguments))
+    except GeneratorExit as error:  # to the drivers it would mean that nobody drives any more
+        raise RuntimeError(f"{tool.spec.name} raised GeneratorExit") from error
 
 
 def ask_probe(effect: Probe) -> Any:

@@ -42,10 +42,13 @@ class NotStarted(Exception):
 
 
 class Interrupted(BaseException):
-    """The caller was cancelled while the store was answering; ``answer`` is what the store said."""
+    """The caller was cancelled while the store was answering; ``answer`` is what the store said.
+
+    At ``Invoke``, ``answer`` is a :class:`NotStarted` when the body had not begun and never will.
+    """
 
     def __init__(self, answer: Any) -> None:
-        super().__init__("cancelled while the store was answering")
+        super().__init__("the caller was interrupted")
         self.answer = answer
 
 
@@ -74,7 +77,7 @@ class Invoke(Effect[Any]):
 
 
 @dataclass(frozen=True, slots=True)
-class Probe(Effect["ProbeResult | None"]):
+class Probe(Effect[ProbeResult | None]):
     """Ask the tool's probe whether an earlier start of the call took effect; ``None`` when it cannot tell."""
 
     tool: Tool
@@ -112,7 +115,7 @@ class Release(Effect[None]):
 
 
 @dataclass(frozen=True, slots=True)
-class Ask(Effect["Verdict | None"]):
+class Ask(Effect[Verdict | None]):
     """Ask the inline approver; ``None`` when there is none or it has no answer yet."""
 
     request: ApprovalRequest

@@ -1,18 +1,17 @@
 """Steps 4 and 5 of a call: run the admitted body under its plan, and settle whatever became of it.
 
-What must stay true: exactly one ``Finish`` per ``Proceed``, also when the caller is cancelled at any point;
-a body that was started and whose end is unknown is ambiguous, never failed and never repeated unless its
-effect class permits it; credentials exist only between ``Lease`` and ``Release``.
+What must stay true: every ``Proceed`` is settled once, also when the caller is cancelled at any point; a body
+that was started and whose end is unknown is ambiguous, never failed and never repeated unless its effect class
+permits it; nothing that goes wrong after the body was started is reported as "it was not carried out";
+credentials exist only between ``Lease`` and ``Release``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
-
-from pydantic_core import from_json, to_json
 
 from agentguard._flow.effects import (
     TICK,
@@ -20,32 +19,43 @@ from agentguard._flow.effects import (
     Interrupted,
     Invoke,
     Lease,
+    Leased,
     NotStarted,
     Publish,
     Release,
     Sleep,
     TimedOut,
 )
-from agentguard._flow.refusing import refused
+from agentguard._flow.refusing import name_of, refused, tell_sinks, text_of
 from agentguard._flow.rulebook import House, Job, ToolPlan
+from agentguard._flow.shaping import failure, shape
+from agentguard.approval.binding import canonical_arguments
 from agentguard.domain.calls import Ambiguous, CallRecord, Completed, Failed, Outcome
 from agentguard.domain.context import CallContext
 from agentguard.domain.decisions import Decision, StopReason
 from agentguard.domain.events import Event, Facts
-from agentguard.domain.operations import Finish, Finished, Proceed
+from agentguard.domain.operations import Finish, Finished, ListSwitches, Proceed
 from agentguard.domain.usage import NANO, BudgetWarning
-from agentguard.errors import SinkError, StoreError
-from agentguard.policy.obliging import redact_output
+from agentguard.errors import StoreError
 from agentguard.protocols import CredentialRequest
 from agentguard.resilience.retrying import Attempts
 from agentguard.tools.schema import OutputInvalid
 
 if TYPE_CHECKING:
+    from agentguard.domain.plans import ToolSpec
+    from agentguard.domain.runs import Switch
     from agentguard.resilience.breaking import Ticket
     from agentguard.resilience.credentials import Credentials
     from agentguard.tools.schema import Validated
 
 Status = Literal["succeeded", "failed", "ambiguous", "refused"]
+
+_UNRECORDED = (
+    "The action was carried out or tried, and its outcome could not be recorded. "
+    "It may have taken effect and was not repeated."
+)
+_LATE = "The action did not finish in time and may have taken effect. It was not repeated."
+_BROKEN = "Something failed after the action was started. It may have taken effect and was not repeated."
 
 
 class _Course:
@@ -54,15 +64,18 @@ class _Course:
     __slots__ = (
         "attempts",
         "body",
+        "culprit",
         "error",
         "events",
         "labels",
         "outcome",
         "reason",
+        "result",
         "started",
         "status",
         "stored",
         "ticket",
+        "uncertain",
     )
 
     def __init__(self) -> None:
@@ -72,26 +85,62 @@ class _Course:
         self.reason: StopReason | None = StopReason.CANCELLED
         self.stored: str | None = None
         self.body = b""
+        self.result = b""
         self.error: str | None = None
         self.labels: tuple[str, ...] = ()
         self.events: tuple[Event, ...] = ()
         self.outcome: Outcome | None = None
         self.ticket: Ticket | None = None
+        self.uncertain = False  # an attempt that was given up may still take effect
+        self.culprit = True  # what went wrong is the tool's fault, not that of a short deadline
 
-    def crash(self, job: Job, known: ToolPlan, admission: Proceed, error: Exception) -> None:
-        """Something of ours failed: a refusal before the body was started, an ambiguous call after."""
-        detail = f"The call could not be carried out: {type(error).__name__}: {error}"
-        if not self.started:
-            self.reason = StopReason.INTERNAL_ERROR
-            self.outcome = refused(job, StopReason.INTERNAL_ERROR, detail, code="AG679")
-        elif self.outcome is None:
-            self.status, self.reason = "ambiguous", StopReason.INTERNAL_ERROR
-            self.lose(job, known, admission, detail)
+    def start(self) -> None:
+        """The body is about to run; until it says otherwise nobody knows how it ends."""
+        self.attempts += 1
+        self.started = True
+        self.status, self.reason = "ambiguous", StopReason.CANCELLED
 
-    def lose(self, job: Job, known: ToolPlan, admission: Proceed, why: str) -> Ambiguous:
+    def unstart(self) -> None:
+        """The body did not run after all."""
+        self.attempts -= 1
+        if self.attempts == 0:
+            self.started, self.status = False, "refused"
+
+
+class _Work:
+    """One admitted call: everything that the steps below need, in one hand."""
+
+    __slots__ = ("admission", "begun", "course", "decision", "demanded", "good", "house", "job", "known")
+
+    def __init__(
+        self,
+        house: House,
+        job: Job,
+        known: ToolPlan,
+        good: Validated,
+        decision: Decision,
+        admission: Proceed,
+        demanded: bytes | None,
+    ) -> None:
+        self.house = house
+        self.job = job
+        self.known = known
+        self.good = good
+        self.decision = decision
+        self.admission = admission
+        self.demanded = demanded
+        self.begun = 0.0
+        self.course = _Course()
+
+    def refuse(self, reason: StopReason, detail: str, code: str, *, retryable: bool = False) -> None:
+        """The body will not run."""
+        self.course.reason = reason
+        self.course.outcome = refused(self.job, reason, self.house.clean(detail), code=code, retryable=retryable)
+
+    def lose(self, reason: StopReason | None, error: str, why: str) -> Ambiguous:
         """Nobody knows whether the body took effect."""
+        job, spec, admission, course = self.job, self.known.tool.spec, self.admission, self.course
         context = job.run.context
-        spec = known.tool.spec
         record = CallRecord(
             context.tenant,
             context.run_id,
@@ -105,121 +154,179 @@ class _Course:
             admission.now,
             admission.now,
         )
-        self.outcome = Ambiguous(record, why, job.decision, job.call_id)
-        return self.outcome
+        course.status, course.reason, course.error = "ambiguous", reason, error
+        course.stored, course.labels = None, ()
+        course.outcome = lost = Ambiguous(record, why, job.decision, job.call_id)
+        return lost
+
+    def crash(self, error: Exception) -> None:
+        """Something of ours failed: a refusal before the body was started, an ambiguous call after."""
+        course = self.course
+        if not course.started:
+            detail = f"The call could not be carried out: {name_of(error)}: {text_of(error)}"
+            self.refuse(StopReason.INTERNAL_ERROR, detail, "AG679")
+        elif course.outcome is None:
+            self.lose(StopReason.INTERNAL_ERROR, name_of(error), _BROKEN)
+
+    def fail(self, error: Exception, reason: StopReason) -> None:
+        """The body reported back and it was no success, or it only observes and was given up."""
+        course = self.course
+        if course.uncertain:
+            self.lose(reason, name_of(error), _LATE)
+            return
+        course.status, course.reason, course.error = "failed", reason, name_of(error)
+        told = failure(self.house, self.decision, error, course.error, reason)
+        course.stored = told.stored
+        course.body = told.body if self.house.keep_bodies else b""
+        job = self.job
+        course.outcome = Failed(told.error, reason, told.message, False, job.decision, job.call_id, course.attempts)
+
+    def succeed(self, value: Any) -> None:
+        """The body returned ``value``."""
+        tool, course, house, decision = self.known.tool, self.course, self.house, self.decision
+        try:
+            output = tool.check_output(value)
+        except OutputInvalid as error:
+            self.fail(error, StopReason.INVALID_OUTPUT)
+            return
+        except Exception as error:  # a serializer of the result's own type may raise anything
+            detail = f"the result of {tool.spec.name} cannot be read: {name_of(error)}: {text_of(error)}"
+            self.fail(OutputInvalid("the result cannot be read", detail), StopReason.INVALID_OUTPUT)
+            return
+        shaped = shape(house, decision, output.value, output.json)
+        course.status, course.reason, course.error = "succeeded", None, None
+        course.stored = shaped.stored
+        course.labels = tool.spec.output_labels
+        course.result = shaped.recorded
+        course.body = b'{"result":' + shaped.recorded + b"}" if house.keep_bodies else b""
+        notes = decision.obligations.messages
+        if tool.spec.deprecated:
+            instead = f"; use {tool.spec.replaced_by}" if tool.spec.replaced_by else ""
+            notes = (*notes, f"{tool.spec.name} is deprecated{instead}")
+        course.outcome = Completed(shaped.value, False, decision, self.job.call_id, course.attempts, notes)
 
 
-def abort(job: Job, admission: Proceed, *, started: bool) -> Flow[Finished]:
+def abort(house: House, job: Job, known: ToolPlan, good: Validated, decision: Decision, admission: Proceed) -> Flow[None]:
     """Settle an admitted call whose body will not run: everything is released."""
-    course = _Course()
-    course.started = started
-    return (yield from _finish(job, admission, course, (), audited=admission.seq > 0))
+    yield from _settle(_Work(house, job, known, good, decision, admission, None))
 
 
 def execute(
-    house: House, job: Job, known: ToolPlan, good: Validated, decision: Decision, admission: Proceed
+    house: House,
+    job: Job,
+    known: ToolPlan,
+    good: Validated,
+    decision: Decision,
+    admission: Proceed,
+    demanded: bytes | None,
 ) -> Flow[Outcome]:
-    """Run the body of an admitted call, with everything its plan asks for, and settle it."""
-    course = _Course()
+    """Run the body of an admitted call, with everything its plan asks for, and settle it.
+
+    ``demanded`` are the canonical arguments that were approved, or ``None`` when nobody had to approve. Raises
+    nothing but what ends the caller: every failure is an outcome.
+    """
+    work = _Work(house, job, known, good, decision, admission, demanded)
     stopped: BaseException | None = None
     try:
-        yield from _run(house, job, known, good, decision, admission, course)
+        yield from _run(work)
     except GeneratorExit:
         raise  # nobody drives any more; the lease of the call will end by itself
     except Exception as error:
-        course.crash(job, known, admission, error)
+        work.crash(error)
     except BaseException as stop:  # cancelled: settle, then let it go on
         stopped = stop
-    if course.ticket is not None:
-        _judge(course.ticket, course)
-    amounts = known.used(course.attempts) if course.started else ()
-    try:
-        finished = yield from _finish(job, admission, course, amounts, audited=known.tool.spec.audit)
-    except StoreError as error:
-        if stopped is not None:
-            raise stopped from error
-        if not course.started:
-            raise
-        return course.lose(
-            job, known, admission, f"The action was carried out or tried, and the store did not take its outcome: {error}"
-        )
-    if house.has_sinks and finished.records:
-        try:
-            yield from Publish(finished.records)
-        except SinkError:
-            pass  # the driver has counted the gap; what happened cannot be refused any more
+    finished = yield from _settle(work)
     if stopped is not None:
         raise stopped
-    run = job.run
-    run.labels, run.version = finished.labels, finished.version
-    outcome = course.outcome
+    job.result_json = work.course.result
+    outcome = work.course.outcome
     if outcome is None:
-        raise AssertionError("the body ended without an outcome")
+        outcome = work.lose(StopReason.INTERNAL_ERROR, "", _BROKEN)
     if isinstance(outcome, Completed) and (admission.warnings or finished.warnings):
         notes = map(_warning, (*admission.warnings, *finished.warnings))
         return replace(outcome, warnings=(*outcome.warnings, *notes))
     return outcome
 
 
-def _run(
-    house: House,
-    job: Job,
-    known: ToolPlan,
-    good: Validated,
-    decision: Decision,
-    admission: Proceed,
-    course: _Course,
-) -> Flow[None]:
-    """Everything between ``Proceed`` and ``Finish``; what became of it is in ``course``."""
-    spec = known.tool.spec
-    if house.has_sinks and admission.records:
+def _settle(work: _Work) -> Flow[Finished]:
+    """Say once what became of the call; when nobody takes it, the outcome says so and nothing is raised."""
+    job, known, course = work.job, work.known, work.course
+    if course.ticket is not None:
         try:
-            yield from Publish(admission.records)
-        except SinkError as error:
-            course.reason = StopReason.AUDIT_UNAVAILABLE
-            course.outcome = refused(job, course.reason, f"A required audit sink failed: {error}", code="AG671")
-            return
-    if spec.breaker is not None:
-        course.ticket = house.breakers.admit(spec.name, spec.breaker)
-        if course.ticket is None:
-            wait = house.breakers.retry_after(spec.name)
-            course.reason = StopReason.CIRCUIT_OPEN
-            detail = f"The circuit of {spec.name} is open after repeated failures"
-            detail += f"; next try in {wait:.1f} s." if wait is not None else "."
-            course.outcome = refused(job, course.reason, detail, code="AG672", retryable=True)
-            return
-    yield from _leased(house, job, known, good, decision, admission, course)
+            _judge(course.ticket, course)
+        except Exception as error:  # bookkeeping must not stand between an effect and its record
+            course.events = (*course.events, Event("step", {"error": name_of(error), "step": "breaker"}))
+    amounts = known.used(course.attempts) if course.started else ()
+    finished: Finished | None = None
+    why = "Error"
+    try:
+        finished = yield from _finish(work, amounts)
+    except Exception as error:
+        why = name_of(error)
+        detail = f"Nothing was done, and the store did not take that: {name_of(error)}: {text_of(error)}"
+    if finished is None:
+        if course.started:
+            work.lose(StopReason.STORE_UNAVAILABLE, why, _UNRECORDED)
+        elif course.outcome is None:
+            work.refuse(StopReason.STORE_UNAVAILABLE, detail, "AG670", retryable=True)
+        return Finished(False, *job.run.seen)
+    job.run.learn(finished.labels, finished.version)
+    yield from tell_sinks(work.house, finished.records)
+    return finished
 
 
 def _warning(warning: BudgetWarning) -> str:
-    share = 100 * warning.used // warning.limit
-    return f"budget of {warning.label}: {share} % of {warning.dimension} used"
+    share = f"{100 * warning.used // warning.limit} %" if warning.limit else "all"
+    return f"budget of {warning.label}: {share} of {warning.dimension} used"
 
 
 def _judge(ticket: Ticket, course: _Course) -> None:
     """Tell the breaker: only what the tool itself did counts."""
     if course.status == "succeeded":
         ticket.success()
-    elif course.reason in (StopReason.TOOL_ERROR, StopReason.TOOL_TIMEOUT, StopReason.INVALID_OUTPUT):
+    elif course.culprit and course.reason in (
+        StopReason.TOOL_ERROR,
+        StopReason.TOOL_TIMEOUT,
+        StopReason.INVALID_OUTPUT,
+    ):
         ticket.failure(RuntimeError(course.error or course.reason.value))
     else:
         ticket.abandon()
 
 
-def _leased(
-    house: House,
-    job: Job,
-    known: ToolPlan,
-    good: Validated,
-    decision: Decision,
-    admission: Proceed,
-    course: _Course,
-) -> Flow[None]:
-    spec = known.tool.spec
-    if not spec.credentials:
-        yield from _attempts(house, job, known, good, decision, admission, course, None)
-        return
-    context = job.run.context
+def _run(work: _Work) -> Flow[None]:
+    """Everything between ``Proceed`` and ``Finish``; what became of it is in the course."""
+    house, admission = work.house, work.admission
+    spec = work.known.tool.spec
+    if work.demanded is not None:
+        if canonical_arguments(work.good.effective, spec.cosmetic_args) != work.demanded:
+            work.refuse(StopReason.INTERNAL_ERROR, "The arguments changed after approval.", "AG681")
+            return
+    if work.known.attempts > 1 or admission.deadline_ns is not None:
+        work.begun = yield from TICK
+    if house.has_sinks and admission.records:
+        try:
+            yield from Publish(admission.records)
+        except Exception as error:
+            detail = f"A required audit sink failed: {text_of(error)}"
+            work.refuse(StopReason.AUDIT_UNAVAILABLE, detail, "AG671", retryable=True)
+            return
+    if spec.breaker is not None:
+        work.course.ticket = house.breakers.admit(spec.name, spec.breaker)
+        if work.course.ticket is None:
+            wait = house.breakers.retry_after(spec.name)
+            detail = f"The circuit of {spec.name} is open after repeated failures"
+            detail += f"; next try in {wait:.1f} s." if wait is not None else "."
+            work.refuse(StopReason.CIRCUIT_OPEN, detail, "AG672", retryable=True)
+            return
+    if spec.credentials:
+        yield from _leased(work, spec)
+    else:
+        yield from _attempts(work, None)
+
+
+def _leased(work: _Work, spec: ToolSpec) -> Flow[None]:
+    context = work.job.run.context
     requests = tuple(
         CredentialRequest(
             name, spec.name, context.tenant, context.environment, context.agent, context.user, context.run_id
@@ -227,183 +334,137 @@ def _leased(
         for name in spec.credentials
     )
     try:
-        leased = yield from Lease(requests)
+        leased: Leased = yield from Lease(requests)
     except Exception as error:
-        course.reason = StopReason.CREDENTIALS_UNAVAILABLE
-        detail = f"The credentials of {spec.name} could not be leased: {type(error).__name__}: {error}"
-        course.outcome = refused(job, course.reason, detail, code="AG673", retryable=True)
+        detail = f"The credentials of {spec.name} could not be leased: {name_of(error)}: {text_of(error)}"
+        work.refuse(StopReason.CREDENTIALS_UNAVAILABLE, detail, "AG673", retryable=True)
         return
     try:
-        yield from _attempts(house, job, known, good, decision, admission, course, leased.credentials)
-    finally:
+        yield from _attempts(work, leased.credentials)
+    except GeneratorExit:
+        leased.credentials.close()  # nobody drives any more, so nothing can be given back; it is of no use though
+        raise
+    except BaseException:
         yield from Release(leased)
+        raise
+    yield from Release(leased)
 
 
-def _attempts(
-    house: House,
-    job: Job,
-    known: ToolPlan,
-    good: Validated,
-    decision: Decision,
-    admission: Proceed,
-    course: _Course,
-    credentials: Credentials | None,
-) -> Flow[None]:
+def _attempts(work: _Work, credentials: Credentials | None) -> Flow[None]:
     """The only loop in the house: invoke, and while the plan says so, wait and invoke again."""
-    tool = known.tool
-    spec = tool.spec
-    late: Callable[[Any, Exception | None], Flow[None]] | None = None
-    if spec.timeout_s is not None or admission.deadline_ns is not None or decision.obligations.timeout_s is not None:
-        late = partial(_late, house, job, known, decision, admission)
+    job, known, admission, course = work.job, work.known, work.admission, work.course
+    tool, spec, obliged = known.tool, known.tool.spec, work.decision.obligations.timeout_s
+    kwargs = work.good.kwargs
+    own = spec.timeout_s if obliged is None else obliged if spec.timeout_s is None else min(spec.timeout_s, obliged)
+    late: Callable[[Any, Exception | None], Generator[Any, Any, None]] | None = None
+    if not tool.is_async:
+        late = partial(_late, work)
     attempts: Attempts | None = None
-    begun = (yield from TICK) if known.attempts > 1 else 0.0
     elapsed = 0.0
+    if admission.deadline_ns is not None and (credentials is not None or work.house.has_sinks):
+        elapsed = (yield from TICK) - work.begun
     while True:
+        limit, deadline = own, admission.deadline_ns
         now = admission.now + int(elapsed * NANO)
-        limit = _patience(spec.timeout_s, decision.obligations.timeout_s, admission.deadline_ns, now)
-        if limit is not None and limit <= 0:
-            course.reason = StopReason.BUDGET_TIME
-            if course.started:
-                _fail(house, job, known, TimeoutError("the time of the run is used up"), course, StopReason.TOOL_TIMEOUT)
-            else:
-                course.outcome = refused(job, StopReason.BUDGET_TIME, "The time of the run is used up.", code="AG629")
-            return
-        course.attempts += 1
-        course.started = True
-        course.status, course.reason = "ambiguous", StopReason.CANCELLED  # until the body says otherwise
+        if deadline is not None:
+            left = (deadline - now) / NANO
+            limit = left if limit is None else min(left, limit)
+            if left <= 0:
+                if course.started:
+                    course.culprit = False
+                    work.fail(TimeoutError("the time of the run is used up"), StopReason.TOOL_TIMEOUT)
+                else:
+                    work.refuse(StopReason.BUDGET_TIME, "The time of the run is used up.", "AG629")
+                return
+        if limit is not None:
+            deadline = now + int(limit * NANO)
+        course.start()
         context = CallContext(
-            job.run.context, job.call_id, job.key, course.attempts, admission.deadline_ns, admission.approval_id
+            job.run.context, job.call_id, job.key, course.attempts, deadline, admission.approval_id
         )
         try:
-            value = yield from Invoke(tool, good.kwargs, context, credentials, limit, late)
+            value = yield from Invoke(tool, kwargs, context, credentials, limit, late)
+        except Interrupted as stop:
+            if isinstance(stop.answer, NotStarted):
+                course.unstart()
+            raise
         except NotStarted as error:
-            course.attempts -= 1
-            if course.attempts == 0:
-                course.started, course.status, course.reason = False, "refused", StopReason.CONCURRENCY
-                course.outcome = refused(job, StopReason.CONCURRENCY, str(error), code="AG626", retryable=True)
+            course.unstart()
+            course.culprit = False
+            if course.started:
+                work.fail(error, StopReason.TOOL_TIMEOUT)
             else:
-                _fail(house, job, known, error, course, StopReason.TOOL_TIMEOUT)
+                work.refuse(StopReason.CONCURRENCY, text_of(error), "AG626", retryable=True)
             return
         except Exception as error:
             timed_out = isinstance(error, TimedOut)
-            if attempts is None and known.attempts > 1:
-                attempts = Attempts(spec.retry)
-            # A policy can be stricter than the tool: what it calls irreversible is never repeated.
-            pause = None
-            if attempts is not None and spec.effect != "irreversible":
+            # Only the tool's own limit says something about the tool.
+            course.culprit = not timed_out or limit == spec.timeout_s
+            course.uncertain = course.uncertain or (timed_out and not known.observes)
+            pause: float | None = None
+            if known.attempts > 1 and known.rerun:
+                if attempts is None:
+                    attempts = Attempts(spec.retry)
                 seen: Exception = TimeoutError(str(error)) if timed_out else error
-                elapsed = (yield from TICK) - begun
+                elapsed = (yield from TICK) - work.begun
                 pause = attempts.after_failure(seen, course.attempts, elapsed)
+            if pause is not None:
+                facts: Facts = {"attempt": course.attempts, "error": name_of(error), "step": "retry", "tool": spec.name}
+                course.events = (*course.events, Event("step", facts))
+                yield from Sleep(pause)
+                elapsed += pause
+                if not (yield from _may_go_on(job, spec)):
+                    pause = None
             if pause is None:
-                reason = StopReason.TOOL_TIMEOUT if timed_out else StopReason.TOOL_ERROR
-                if timed_out and spec.effect in ("irreversible", "idempotent"):
-                    course.status, course.reason, course.error = "ambiguous", reason, "TimedOut"
-                    course.lose(
-                        job,
-                        known,
-                        admission,
-                        "The action did not finish in time and may have taken effect. It was not repeated.",
-                    )
-                else:
-                    _fail(house, job, known, error, course, reason)
+                work.fail(error, StopReason.TOOL_TIMEOUT if timed_out else StopReason.TOOL_ERROR)
                 return
-            facts: Facts = {"attempt": course.attempts, "error": type(error).__name__, "step": "retry", "tool": spec.name}
-            course.events = (*course.events, Event("step", facts))
-            yield from Sleep(pause)
-            elapsed += pause
+            # The body may have changed the lists and objects it was given; what runs again is what was decided.
+            kwargs = tool.validate(work.good.effective).kwargs
         else:
-            _succeed(house, job, known, value, decision, course)
+            work.succeed(value)
             return
 
 
-def _late(
-    house: House,
-    job: Job,
-    known: ToolPlan,
-    decision: Decision,
-    admission: Proceed,
-    value: Any,
-    error: Exception | None,
-) -> Flow[None]:
-    """A body that was given up has returned after all: now it is known what became of it."""
-    course = _Course()
-    course.started = True
-    if error is not None:
-        _fail(house, job, known, error, course, StopReason.TOOL_ERROR)
-    else:
-        _succeed(house, job, known, value, decision, course)
-    yield from _finish(job, admission, course, (), audited=known.tool.spec.audit)
-
-
-def _patience(own: float | None, obliged: float | None, deadline_ns: int | None, now: int) -> float | None:
-    """Seconds that the caller waits for one attempt: the least of the tool's, the policy's and the run's."""
-    limits = [limit for limit in (own, obliged) if limit is not None]
-    if deadline_ns is not None:
-        limits.append((deadline_ns - now) / NANO)
-    return min(limits) if limits else None
-
-
-def _succeed(house: House, job: Job, known: ToolPlan, value: Any, decision: Decision, course: _Course) -> None:
-    tool = known.tool
+def _may_go_on(job: Job, spec: ToolSpec) -> Flow[bool]:
+    """Whether no kill switch was turned on while a call waited for its next attempt."""
+    context = job.run.context
+    mine = {
+        ("agent", context.agent),
+        ("user", context.user),
+        ("tool", spec.name),
+        ("run", context.run_id),
+        ("run", context.parent),
+    }
     try:
-        output = tool.check_output(value)
-    except OutputInvalid as error:
-        _fail(house, job, known, error, course, StopReason.INVALID_OUTPUT)
+        switches: tuple[Switch, ...] = yield from ListSwitches(context.tenant)
+    except StoreError:
+        return False
+    return not any(s.scope in ("everything", "tenant") or (s.scope, s.value) in mine for s in switches)
+
+
+def _late(work: _Work, value: Any, error: Exception | None) -> Flow[None]:
+    """A body that was given up has returned after all, when the call had ended: now it may be known what became
+    of it. The failure of one of several attempts says nothing about the others."""
+    attempts = work.course.attempts
+    if error is not None and attempts > 1:
         return
-    value, result = output.value, output.json
-    redacted = False
-    if decision.obligations.redact_output:
-        value = redact_output(decision.obligations.redact_output, from_json(result))
-        result, redacted = to_json(value), True
-    if house.secrets:
-        clean = house.secrets.redact_bytes(result)
-        if clean != result:
-            value, result, redacted = from_json(clean), clean, True
-    course.status, course.reason = "succeeded", None
-    course.stored = ('{"redacted":true,"value":' if redacted else '{"value":') + result.decode() + "}"
-    course.labels = tool.spec.output_labels
-    recorded = result
-    if house.redactor is not None:
-        try:
-            recorded = to_json(house.redactor.redact(from_json(result)))
-        except Exception as error:  # withheld from the record; the call itself has happened
-            recorded = to_json(f"[withheld: the redactor failed with {type(error).__name__}]")
-    job.result_json = recorded
-    course.body = b'{"result":' + recorded + b"}" if house.keep_bodies else b""
-    notes = decision.obligations.messages
-    if tool.spec.deprecated:
-        instead = f"; use {tool.spec.replaced_by}" if tool.spec.replaced_by else ""
-        notes = (*notes, f"{tool.spec.name} is deprecated{instead}")
-    course.outcome = Completed(value, False, decision, job.call_id, course.attempts, notes)
+    again = _Work(work.house, work.job, work.known, work.good, work.decision, work.admission, None)
+    again.course.start()
+    again.course.attempts = attempts
+    if error is not None:
+        again.fail(error, StopReason.TOOL_ERROR)
+    else:
+        again.succeed(value)
+    # The amounts count only when the call could not be settled when it ended.
+    finished = yield from _finish(again, work.known.used(attempts))
+    yield from tell_sinks(work.house, finished.records)
 
 
-def _fail(
-    house: House, job: Job, known: ToolPlan, error: Exception, course: _Course, reason: StopReason
-) -> None:
-    """The body reported back, and it was no success."""
-    course.status, course.reason = "failed", reason
-    course.error = type(error).__name__
-    text = error.detail if isinstance(error, OutputInvalid) else str(error)
-    if house.secrets:
-        text = str(house.secrets.redact(text))
-        if text != str(error) and not isinstance(error, OutputInvalid):
-            error = RuntimeError(f"{type(error).__name__}: {text}")
-    message = {
-        StopReason.TOOL_TIMEOUT: "The tool did not answer in time.",
-        StopReason.INVALID_OUTPUT: "The tool ran, and its answer was not usable.",
-    }.get(reason, "The tool failed.")
-    kept = {"message": text[:2000], "model": message, "reason": reason.value, "type": course.error}
-    course.stored = to_json(kept).decode()
-    course.body = to_json({"error": f"{course.error}: {text[:2000]}"}) if house.keep_bodies else b""
-    course.outcome = Failed(error, reason, message, False, job.decision, job.call_id, course.attempts)
-
-
-def _finish(
-    job: Job, admission: Proceed, course: _Course, amounts: tuple[tuple[str, int], ...], *, audited: bool
-) -> Flow[Finished]:
+def _finish(work: _Work, amounts: tuple[tuple[str, int], ...]) -> Flow[Finished]:
+    job, course = work.job, work.course
     context = job.run.context
     event = None
-    if audited:
+    if work.known.tool.spec.audit:
         facts: Facts = {
             "attempts": course.attempts,
             "call": job.call_id,
@@ -418,7 +479,7 @@ def _finish(
         context.tenant,
         context.run_id,
         job.key,
-        admission.fence,
+        work.admission.fence,
         course.status,
         amounts,
         course.stored,
@@ -431,4 +492,11 @@ def _finish(
     except Interrupted as stop:
         if isinstance(stop.answer, Finished):
             return stop.answer
+        raise
+    except (GeneratorExit, Exception):
+        raise
+    except BaseException:
+        # Interrupted in the middle of saying it. Nobody knows whether the store heard, and saying it twice
+        # changes nothing, so it is said again before the interruption goes on.
+        yield from operation
         raise

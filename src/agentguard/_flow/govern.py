@@ -1,12 +1,14 @@
 """The page: everything that happens to a call, in order.
 
 1 resolve, 2 decide, 3 begin (one store transaction), 4 execute, 5 finish (one store transaction). What must
-stay true: the tool's body is reached only after ``Begin`` answered ``Proceed``; every ``Proceed`` is followed
-by exactly one ``Finish``, whatever happens in between; whatever goes wrong ends in a refusal.
+stay true: the tool's body is reached only after ``Begin`` answered ``Proceed``; every ``Proceed`` is settled
+once, whatever happens in between; whatever goes wrong before the body runs ends in a refusal, and nothing that
+goes wrong afterwards does.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -15,15 +17,15 @@ from pydantic_core import from_json, to_json
 
 from agentguard._flow.effects import DRAW, Ask, Flow, Interrupted, Probe
 from agentguard._flow.execute import abort, execute
-from agentguard._flow.refusing import refused
+from agentguard._flow.refusing import name_of, refused, tell_sinks, text_of, turn_down
 from agentguard._flow.rulebook import House, Job, ToolPlan, quick_fingerprint
+from agentguard._flow.shaping import shape
 from agentguard.approval.binding import canonical_arguments
-from agentguard.domain.calls import Ambiguous, Completed, Failed, Outcome, Refused, Suspended
+from agentguard.domain.calls import Ambiguous, CallRecord, Completed, Failed, Outcome, Refused, Suspended
 from agentguard.domain.context import CallContext
 from agentguard.domain.decisions import ApprovalTerms, Decision, StopReason
-from agentguard.domain.events import Event
+from agentguard.domain.events import Event, Facts
 from agentguard.domain.operations import (
-    Append,
     ApprovalDemand,
     Begin,
     Edited,
@@ -37,12 +39,13 @@ from agentguard.domain.operations import (
     Waiting,
 )
 from agentguard.errors import ApprovalError, StoreConflict, StoreError
-from agentguard.policy.obliging import apply
+from agentguard.policy.obliging import Unenforceable, apply
 from agentguard.resilience.keys import fingerprint, idempotency_call_key
 from agentguard.resilience.sandboxing import refuse as unenforceable
 from agentguard.tools.schema import ArgumentsInvalid
 
 if TYPE_CHECKING:
+    from agentguard.domain.plans import ToolSpec
     from agentguard.tools.schema import Validated
     from agentguard.tools.tool import Tool
 
@@ -50,6 +53,12 @@ _NO_TERMS = ApprovalTerms()
 
 _ROUNDS = 8
 """Times that one call may be decided anew (labels moved, approval edited, lost call resolved) before it is refused."""
+
+_INTERRUPTED = (
+    "An earlier attempt of this action was interrupted and may have taken effect. It was not repeated."
+)
+_NOT_KEPT = "This action has been carried out before, and its result was not kept. It was not repeated."
+
 
 def govern(house: House, job: Job) -> Flow[Outcome]:
     """Carry one proposed call from proposal to outcome.
@@ -60,11 +69,12 @@ def govern(house: House, job: Job) -> Flow[Outcome]:
     try:
         return (yield from _resolve(house, job))
     except StoreError as error:
-        return refused(job, StopReason.STORE_UNAVAILABLE, f"The store does not answer: {error}", retryable=True, code="AG670")
+        detail = house.clean(f"The store does not answer: {text_of(error)}")
+        return refused(job, StopReason.STORE_UNAVAILABLE, detail, retryable=True, code="AG670")
     except Exception as error:
         # Anything unforeseen inside the gateway is a refusal, never an ungoverned call.
-        detail = f"The call could not be checked: {type(error).__name__}: {error}"
-        return refused(job, StopReason.INTERNAL_ERROR, detail, code="AG679")
+        detail = f"The call could not be checked: {name_of(error)}: {text_of(error)}"
+        return (yield from turn_down(house, job, refused(job, StopReason.INTERNAL_ERROR, detail, code="AG679")))
 
 
 def _resolve(house: House, job: Job) -> Flow[Outcome]:
@@ -72,18 +82,18 @@ def _resolve(house: House, job: Job) -> Flow[Outcome]:
     if known is None:
         hint = house.registry.did_you_mean(job.tool)
         detail = f"No tool {job.tool!r:.140} is registered{f'; {hint}' if hint else ''}."
-        return (yield from turn_down(job, refused(job, StopReason.UNKNOWN_TOOL, detail, code="AG601")))
+        return (yield from turn_down(house, job, refused(job, StopReason.UNKNOWN_TOOL, detail, code="AG601")))
     tool = known.tool
     if job.expected is not None and not tool.is_same(job.expected):
         detail = f"The tool registered as {job.tool} is another function than the one that was called."
-        return (yield from turn_down(job, refused(job, StopReason.UNKNOWN_TOOL, detail, code="AG602")))
+        return (yield from turn_down(house, job, refused(job, StopReason.UNKNOWN_TOOL, detail, code="AG602")))
     if tool.is_async and job.colour == "blocking":
         detail = f"{job.tool} is an async tool; call it with acall/aattempt (await) instead of call/attempt."
-        return (yield from turn_down(job, refused(job, StopReason.ASYNC_TOOL, detail, code="AG603")))
+        return (yield from turn_down(house, job, refused(job, StopReason.ASYNC_TOOL, detail, code="AG603")))
     try:
         good = tool.validate(job.arguments)
     except ArgumentsInvalid as error:
-        return (yield from turn_down(job, _invalid(job, error)))
+        return (yield from turn_down(house, job, _invalid(job, error)))
     return (yield from _admit(house, job, known, good))
 
 
@@ -93,49 +103,13 @@ def _invalid(job: Job, error: ArgumentsInvalid) -> Refused:
     return refused(job, StopReason.INVALID_ARGUMENTS, detail, message=message, code="AG604")
 
 
-def turn_down(job: Job, refusal: Refused, *, audited: bool = True) -> Flow[Outcome]:
-    """Record a refusal in the run's chain and return it. It stays a refusal when recording fails."""
-    if not audited:
-        return refusal
-    decision = refusal.decision
-    context = job.run.context
-    facts = {
-        "agent": context.agent,
-        "call": job.call_id,
-        "code": refusal.code,
-        "decision": decision.verdict if decision else None,
-        "environment": context.environment,
-        "mode": decision.mode if decision else None,
-        "policy": decision.policy_digest if decision else None,
-        "reason": refusal.reason.value,
-        "retryable": refusal.retryable,
-        "rule": decision.rule_id if decision else None,
-        "tool": job.tool[:128],
-        "user": context.user,
-    }
-    body = to_json({"arguments": _plain(job.arguments), "detail": refusal.detail}, serialize_unknown=True)
-    try:
-        appended = yield from Append(context.tenant, context.run_id, Event("call.refused", facts, body))
-        job.seq = appended.records[-1].seq
-    except StoreError as error:
-        return replace(refusal, detail=f"{refusal.detail} (The refusal could not be recorded: {error})")
-    return refusal
-
-
-def _plain(value: Any) -> Any:
-    """What was proposed, as far as it can be recorded: anything strange becomes a note of its type."""
-    try:
-        return from_json(to_json(value))
-    except Exception as error:
-        return f"[not recordable: {type(error).__name__}]"
-
-
-def _decide(house: House, job: Job, known: ToolPlan, good: Validated) -> tuple[Decision, Validated] | Refused:
-    """The policy's answer, and the arguments as its obligations leave them."""
+def _decide(house: House, job: Job, known: ToolPlan, good: Validated) -> tuple[Decision, Validated, int] | Refused:
+    """The policy's answer, the arguments as its obligations leave them, and the version of the labels it saw."""
     run = job.run
-    decision = house.rules.decide(known.tool.spec.name, good.effective, run.context, run.labels, job.now_ns)
+    labels, version = run.seen
+    decision = house.rules.decide(known.tool.spec.name, good.effective, run.context, labels, job.now_ns)
     job.decision = decision
-    if not decision.allowed and decision.verdict == "deny":
+    if not decision.allowed and decision.verdict != "require_approval":
         detail = "; ".join(decision.reasons) or "No rule allows this call."
         return refused(job, StopReason.POLICY_DENIED, detail, message=decision.message, code="AG610")
     obligations = decision.obligations
@@ -145,14 +119,14 @@ def _decide(house: House, job: Job, known: ToolPlan, good: Validated) -> tuple[D
     if obligations.changes_arguments:
         try:
             good = known.tool.validate(apply(obligations, good.effective))
-        except ArgumentsInvalid as error:
+        except (ArgumentsInvalid, Unenforceable) as error:
             detail = f"An obligation of the policy leaves arguments that {job.tool} does not accept: {error}"
             return refused(job, StopReason.POLICY_DENIED, detail, code="AG612")
-    return decision, good
+    return decision, good, version
 
 
-def _key(house: House, job: Job, tool: Tool, good: Validated) -> tuple[str, str]:
-    """Store key and fingerprint. The fingerprint is empty when no other call can have the same key."""
+def _key(house: House, job: Job, tool: Tool, good: Validated) -> tuple[str, str, str | None]:
+    """Store key, fingerprint and idempotency key. The fingerprint is empty when no other call can have the same key."""
     run = job.run
     declared = tool.spec.idempotency_key
     chosen = job.idempotency_key
@@ -165,12 +139,12 @@ def _key(house: House, job: Job, tool: Tool, good: Validated) -> tuple[str, str]
             chosen = fingerprint(tool.spec.name, {name: good.effective.get(name) for name in declared})
     if chosen is not None:
         key = idempotency_call_key(run.context.tenant, tool.spec.name, chosen)
-        return key, quick_fingerprint(tool.spec.name, good.effective, fingerprint)
+        return key, quick_fingerprint(tool.spec.name, good.effective, fingerprint), chosen
     key = f"{run.prefix}{len(job.call_id)}:{job.call_id}"
     limit = run.max_repeats if run.max_repeats is not None else house.max_repeats
     if job.explicit or (limit is not None and run.max_repeats is not None):
-        return key, quick_fingerprint(tool.spec.name, good.effective, fingerprint)
-    return key, ""
+        return key, quick_fingerprint(tool.spec.name, good.effective, fingerprint), None
+    return key, "", None
 
 
 def _admit(house: House, job: Job, known: ToolPlan, good: Validated) -> Flow[Outcome]:
@@ -178,25 +152,21 @@ def _admit(house: House, job: Job, known: ToolPlan, good: Validated) -> Flow[Out
     spec = tool.spec
     run = job.run
     context = run.context
-    job.key, print_ = _key(house, job, tool, good)
+    job.key, print_, chosen = _key(house, job, tool, good)
     edit_of: str | None = None
+    asked = job.arguments  # replaced by what an approver makes of them
     for _ in range(_ROUNDS):
         decided = _decide(house, job, known, good)
         if isinstance(decided, Refused):
-            return (yield from turn_down(job, decided, audited=spec.audit))
-        decision, ready = decided
-        arguments_json = to_json(ready.effective)
-        if house.secrets:
-            arguments_json = house.secrets.redact_bytes(arguments_json)
-        if house.redactor is not None:
-            arguments_json = to_json(house.redactor.redact(from_json(arguments_json)))
-        job.arguments_json = arguments_json
+            return (yield from turn_down(house, job, decided, audited=spec.audit))
+        decision, ready, version = decided
+        job.arguments_json = house.recordable(to_json(ready.effective))
         demand = None
-        if edit_of is not None or (decision.verdict == "require_approval" and decision.mode == "enforce"):
+        if edit_of is not None or not decision.allowed:
             demand = ApprovalDemand(
                 terms=decision.approval if decision.approval is not None else _NO_TERMS,
                 arguments=ready.effective,
-                proposed=job.arguments if edit_of is None else good.effective,
+                proposed=_proposed(job.arguments, good) if edit_of is None else good.effective,
                 canonical=canonical_arguments(ready.effective, spec.cosmetic_args),
                 tool_digest=spec.digest,
                 risk=spec.risk,
@@ -218,35 +188,37 @@ def _admit(house: House, job: Job, known: ToolPlan, good: Validated) -> Flow[Out
             spec.effect,
             print_,
             decision.policy_digest,
-            run.version if decision.stateful else None,
+            version if decision.stateful else None,
             run.meters,
             known.reserve,
             known.lease_ns,
             spec.concurrency,
             demand,
             run.max_repeats if run.max_repeats is not None else house.max_repeats,
-            _intent(house, job, spec, decision, arguments_json) if spec.audit else None,
+            _intent(house, job, spec, decision) if spec.audit else None,
             known.rerun,
             edit_of,
+            spec.output_labels,
         )
         try:
             admission = yield from begin
         except Interrupted as stop:
             if isinstance(stop.answer, Proceed):
-                yield from abort(job, stop.answer, started=False)
+                yield from abort(house, job, known, ready, decision, stop.answer)
             raise
         match admission:
             case Proceed():
                 job.seq = admission.seq
                 job.approval_id = admission.approval_id
-                if demand is not None and canonical_arguments(ready.effective, spec.cosmetic_args) != demand.canonical:
-                    yield from abort(job, admission, started=False)
-                    return refused(job, StopReason.INTERNAL_ERROR, "The arguments changed after approval.", code="AG681")
-                outcome = yield from execute(house, job, known, ready, decision, admission)
-                return (yield from _fall_back(house, job, known, outcome))
-            case Replayed(call, _):
-                return _replay(job, tool, call.status, call.outcome)
+                demanded = None if demand is None else demand.canonical
+                outcome = yield from execute(house, job, known, ready, decision, admission, demanded)
+                return (yield from _fall_back(house, job, spec, asked, chosen, outcome))
+            case Replayed(call, records):
+                yield from tell_sinks(house, records)
+                outcome = _replay(house, job, tool, decision, call)
+                return (yield from _fall_back(house, job, spec, asked, chosen, outcome))
             case Turned():
+                yield from tell_sinks(house, admission.records)
                 refusal = refused(
                     job,
                     admission.reason,
@@ -255,9 +227,10 @@ def _admit(house: House, job: Job, known: ToolPlan, good: Validated) -> Flow[Out
                     message=_declined(admission),
                     code=_TURNED.get(admission.reason, "AG620"),
                 )
-                return (yield from turn_down(job, refusal, audited=spec.audit))
-            case Waiting(request, _, _):
+                return (yield from turn_down(house, job, refusal, audited=spec.audit))
+            case Waiting(request, records, _):
                 job.approval_id = request.id
+                yield from tell_sinks(house, records)
                 if not house.has_approver:
                     return Suspended(request, decision, job.call_id)
                 try:
@@ -265,36 +238,49 @@ def _admit(house: House, job: Job, known: ToolPlan, good: Validated) -> Flow[Out
                     if verdict is None:
                         return Suspended(request, decision, job.call_id)
                     voted = yield from Vote(request.id, verdict, context.tenant)
-                except ApprovalError as error:
-                    detail = f"The approver's answer to {request.id} does not count: {error}"
-                    return refused(job, StopReason.APPROVAL_PENDING, detail, retryable=True, code=error.code)
                 except StoreError:
                     raise
                 except Exception as error:
-                    detail = f"The approver failed ({type(error).__name__}: {error}); {request.id} is still pending."
-                    return refused(job, StopReason.APPROVAL_PENDING, detail, retryable=True, code="AG682")
+                    return _unanswered(house, job, request.id, error)
                 if voted.status == "pending":
                     return Suspended(voted, decision, job.call_id)
+                if voted.decided_at is not None:  # a person takes time, and the policy may know office hours
+                    job.now_ns = max(job.now_ns, voted.decided_at)
             case Edited(request):
                 edit_of = request.id
+                asked = request.edited or {}
                 try:
-                    good = tool.validate(request.edited or {})
+                    good = tool.validate(asked)
                 except ArgumentsInvalid as error:
-                    return (yield from turn_down(job, _invalid(job, error), audited=spec.audit))
-            case Moved(labels, version):
-                run.labels, run.version = labels, version
-            case Unresolved(call, _):
-                outcome_of = yield from _probe(job, tool, good, call.key)
-                if outcome_of is not None:
-                    message = (
-                        "An earlier attempt of this action was interrupted and may have taken effect. "
-                        "It was not repeated."
-                    )
-                    if outcome_of == "unknown":
-                        return Ambiguous(call, message, decision, job.call_id)
-                    return _replay(job, tool, "succeeded", outcome_of)
+                    return (yield from turn_down(house, job, _invalid(job, error), audited=spec.audit))
+            case Moved(labels, moved):
+                run.learn(labels, moved)
+            case Unresolved(call, records):
+                yield from tell_sinks(house, records)
+                if not (yield from _probe(house, job, tool, ready, decision, call)):
+                    return Ambiguous(call, _INTERRUPTED, decision, job.call_id)
     detail = f"The call was decided {_ROUNDS} times and the run kept changing; try again."
-    return (yield from turn_down(job, refused(job, StopReason.INTERNAL_ERROR, detail, retryable=True, code="AG678")))
+    refusal = refused(job, StopReason.INTERNAL_ERROR, detail, retryable=True, code="AG678")
+    return (yield from turn_down(house, job, refusal, audited=spec.audit))
+
+
+def _proposed(arguments: Mapping[str, Any], good: Validated) -> Mapping[str, Any]:
+    """What the caller asked for as JSON; Python callers may pass values that only their effective form can show."""
+    try:
+        given = from_json(to_json(arguments))
+    except Exception:
+        return good.effective
+    return given if isinstance(given, dict) else good.effective
+
+
+def _unanswered(house: House, job: Job, approval_id: str, error: Exception) -> Refused:
+    """The approver was asked and gave no answer that counts; the request is still there for somebody else."""
+    if isinstance(error, ApprovalError):
+        detail, code = f"The approver's answer to {approval_id} does not count: {text_of(error)}", error.code
+    else:
+        detail = f"The approver failed ({name_of(error)}: {text_of(error)}); {approval_id} is still pending."
+        code = "AG682"
+    return refused(job, StopReason.APPROVAL_PENDING, house.clean(detail), retryable=True, code=code)
 
 
 _TURNED: Mapping[StopReason, str] = {
@@ -318,9 +304,9 @@ def _declined(turned: Turned) -> str:
     return ""
 
 
-def _intent(house: House, job: Job, spec: Any, decision: Decision, arguments_json: bytes) -> Event:
+def _intent(house: House, job: Job, spec: ToolSpec, decision: Decision) -> Event:
     context = job.run.context
-    facts = {
+    facts: Facts = {
         "agent": context.agent,
         "call": job.call_id,
         "decision": decision.verdict,
@@ -335,67 +321,113 @@ def _intent(house: House, job: Job, spec: Any, decision: Decision, arguments_jso
         "tool_version": spec.version,
         "user": context.user,
     }
-    return Event("call.intent", facts, b'{"arguments":' + arguments_json + b"}" if house.keep_bodies else b"")
+    return Event("call.intent", facts, b'{"arguments":' + job.arguments_json + b"}" if house.keep_bodies else b"")
 
 
-def _probe(job: Job, tool: Tool, good: Validated, key: str) -> Flow[str | None]:
-    """Ask the tool's probe: the stored outcome when it happened, ``None`` when it may run, else ``unknown``."""
+def _probe(house: House, job: Job, tool: Tool, ready: Validated, decision: Decision, call: CallRecord) -> Flow[bool]:
+    """Ask the tool's probe about a lost call; ``False`` when nobody knows more than before.
+
+    What it found is stored, and the next ``Begin`` answers with it: the probed result takes the same way as any
+    other remembered one.
+    """
     if tool.probe is None:
-        return "unknown"
+        return False
     context = job.run.context
     try:
-        found = yield from Probe(tool, good.kwargs, CallContext(context, job.call_id, key))
-    except Exception:  # a probe that fails has found out nothing
-        return "unknown"
-    if found is None or found.state == "unknown":
-        return "unknown"
-    try:
+        # Arguments of its own: what the probe does to them must not reach the body.
+        kwargs = tool.validate(ready.effective).kwargs
+        found = yield from Probe(tool, kwargs, CallContext(context, job.call_id, call.key))
+        if found is None:
+            return False
         if found.state == "absent":
-            yield from ResolveCall(context.tenant, key, "refused", None, "probe", "the probe found no effect")
-            return None
-        stored = '{"value":' + tool.check_output(found.value).json.decode() + "}"
-        yield from ResolveCall(context.tenant, key, "succeeded", stored, "probe", "the probe found the effect")
-        return stored
+            resolve = ResolveCall(context.tenant, call.key, "refused", None, "probe", "the probe found no effect")
+        elif found.state == "completed":
+            output = tool.check_output(found.value)
+            stored = shape(house, decision, output.value, output.json).stored
+            resolve = ResolveCall(context.tenant, call.key, "succeeded", stored, "probe", "the probe found the effect")
+        else:
+            return False
+        yield from resolve
     except StoreConflict:
-        return None  # somebody resolved it at the same time: look again
+        return True  # somebody resolved it at the same time: look again
+    except Exception:  # a probe that fails, or whose finding cannot be kept, has found out nothing
+        return False
+    return True
 
 
-def _replay(job: Job, tool: Tool, status: str, stored: str | None) -> Outcome:
-    """The remembered outcome of an earlier call with the same key."""
-    job.seq = 0
-    kept: dict[str, Any] = from_json(stored) if stored else {}
-    if status == "succeeded":
+def _replay(house: House, job: Job, tool: Tool, decision: Decision, call: CallRecord) -> Outcome:
+    """The remembered outcome of an earlier call with the same key, as the policy of now shows it."""
+    kept = _kept(call.outcome)
+    if call.status == "succeeded":
         if "value" not in kept:
             detail = "The call has run before; its result was not kept."
-            return refused(job, StopReason.IDEMPOTENCY_CONFLICT, detail, code="AG627")
-        value = kept["value"] if kept.get("redacted") else tool.revive(to_json(kept["value"]).decode())
-        return Completed(value, replayed=True, decision=None, call_id=job.call_id, attempts=0)
-    reason = StopReason(kept.get("reason", StopReason.TOOL_ERROR.value))
-    error = RuntimeError(f"{kept.get('type', 'Exception')}: {kept.get('message', '')}")
-    return Failed(error, reason, kept.get("model", "The tool failed."), True, None, job.call_id, 0)
+            return refused(job, StopReason.IDEMPOTENCY_CONFLICT, detail, message=_NOT_KEPT, code="AG627")
+        stored = to_json(kept["value"])
+        value = kept["value"] if kept.get("redacted") else tool.revive(stored.decode())
+        job.run.gain(tool.spec.output_labels)
+        shown = shape(house, decision, value, stored)
+        return Completed(shown.value, replayed=True, decision=None, call_id=job.call_id, attempts=0)
+    if call.status != "failed":
+        raise ValueError(f"a call that is {call.status} cannot be replayed")
+    try:
+        reason = StopReason(str(kept.get("reason")))
+    except ValueError:
+        reason = StopReason.TOOL_ERROR
+    text = house.clean(f"{kept.get('type', 'Exception')}: {kept.get('message', '')}")
+    return Failed(
+        RuntimeError(text), reason, str(kept.get("model", "The tool failed.")), True, None, job.call_id, 0
+    )
 
 
-def _fall_back(house: House, job: Job, known: ToolPlan, outcome: Outcome) -> Flow[Outcome]:
-    """Call the fallback tool, as a governed call of its own, when the tool is known not to have delivered."""
-    name = known.tool.spec.fallback
+def _kept(text: str | None) -> dict[str, Any]:
+    """A stored outcome; what cannot be read was not kept."""
+    try:
+        kept = from_json(text) if text else {}
+    except ValueError:
+        return {}
+    return kept if isinstance(kept, dict) else {}
+
+
+def _fall_back(
+    house: House, job: Job, spec: ToolSpec, asked: Mapping[str, Any], chosen: str | None, outcome: Outcome
+) -> Flow[Outcome]:
+    """Call the fallback tool, as a governed call of its own, when the tool is known not to have delivered.
+
+    Its call id follows from the first one, and its idempotency key is that of the first one unless it declares
+    its own, so the same call again finds what the fallback answered.
+    """
+    name = spec.fallback
     failed = isinstance(outcome, Failed) and outcome.reason is not StopReason.INVALID_OUTPUT
     resting = isinstance(outcome, Refused) and outcome.reason is StopReason.CIRCUIT_OPEN
-    if name is None or not (failed or resting) or name in job.fallback_of:
+    if name is None or not (failed or resting) or name in (*job.fallback_of, spec.name):
         return outcome
+    stand_in = house.plans.get(name)
+    if job.idempotency_key is None and stand_in is not None and stand_in.tool.spec.idempotency_key is not None:
+        chosen = None
     second = replace(
         job,
         tool=name,
-        call_id=f"{job.call_id}~{name}"[:128],
+        arguments=asked,
+        call_id=_fallback_id(job.call_id, name),
         expected=None,
-        idempotency_key=None,
+        idempotency_key=chosen,
         decision=None,
-        fallback_of=(*job.fallback_of, known.tool.spec.name),
+        key="",
+        seq=0,
+        approval_id=None,
+        fallback_of=(*job.fallback_of, spec.name),
     )
-    answer: Outcome = yield from _resolve(house, second)
+    answer: Outcome = yield from govern(house, second)
     if isinstance(answer, Completed):
-        note = f"{known.tool.spec.name} failed; {name} answered in its place"
+        note = f"{spec.name} failed; {name} answered in its place"
         return replace(answer, warnings=(*answer.warnings, note))
     # The first failure says more than the fallback's refusal; a pending approval must be seen, though.
     return answer if isinstance(answer, (Suspended, Ambiguous)) else outcome
 
 
+def _fallback_id(call_id: str, name: str) -> str:
+    """The id of a fallback's call: within the grammar of ids, the same every time, and no other call's."""
+    plain = f"{call_id}/fallback/{name}"
+    if len(plain) <= 128:
+        return plain
+    return f"{call_id[:50]}/fallback/{hashlib.sha256(plain.encode()).hexdigest()}"

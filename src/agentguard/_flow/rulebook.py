@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from pydantic_core import from_json, to_json
+
 from agentguard.domain.context import RunContext
 from agentguard.domain.decisions import Decision
 from agentguard.domain.plans import ToolSpec
@@ -55,8 +57,8 @@ class ToolPlan:
         attempts: Tries at most.
         lease_ns: Lease of a call.
         cost_nano: Price of one attempt in nano-dollars.
-        rerun: A call whose start was lost may be started again.
-        facts: Facts of every record about the tool.
+        rerun: A call whose start was lost may be started again, and one that failed tried again.
+        observes: The body changes nothing, so one that was given up has done no harm.
     """
 
     tool: Tool
@@ -65,6 +67,7 @@ class ToolPlan:
     lease_ns: int
     cost_nano: int
     rerun: bool
+    observes: bool
 
     def used(self, attempts: int) -> Amounts:
         """What ``attempts`` tries have used."""
@@ -92,7 +95,8 @@ def plan(tool: Tool) -> ToolPlan:
         attempts=attempts,
         lease_ns=int(longest * NANO),
         cost_nano=cost,
-        rerun=spec.effect != "irreversible",
+        rerun=spec.effect in ("pure", "read", "idempotent"),
+        observes=spec.effect in ("pure", "read"),
     )
 
 
@@ -124,6 +128,21 @@ class House:
     max_repeats: int | None = None
     keep_bodies: bool = True
 
+    def clean(self, text: str) -> str:
+        """A text without the secrets that are in use."""
+        return str(self.secrets.redact(text)) if self.secrets else text
+
+    def recordable(self, body: bytes) -> bytes:
+        """JSON bytes as they may be recorded: without secrets, and without what the host's redactor removes.
+
+        Raises whatever the host's redactor raises.
+        """
+        if self.secrets:
+            body = self.secrets.redact_bytes(body)
+        if self.redactor is not None:
+            body = to_json(self.redactor.redact(from_json(body)))
+        return body
+
 
 @dataclass(slots=True)
 class RunView:
@@ -133,17 +152,32 @@ class RunView:
         context: Identity.
         meters: Accounts to charge.
         prefix: First part of every call key of the run.
-        labels: Data labels as last seen.
-        version: Their version.
+        seen: Data labels as last seen, and their version. One pair, read and replaced as a whole: a decision
+            taken on old labels must never be sent with a new version by another thread's doing.
         max_repeats: The run's own loop limit, or ``None`` for the gateway's.
     """
 
     context: RunContext
     meters: tuple[Meter, ...]
     prefix: str
-    labels: tuple[str, ...] = ()
-    version: int = 0
+    seen: tuple[tuple[str, ...], int] = ((), 0)
     max_repeats: int | None = None
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Data labels as last seen."""
+        return self.seen[0]
+
+    def learn(self, labels: tuple[str, ...], version: int) -> None:
+        """Take over labels of ``version``, unless newer ones are known already."""
+        if version >= self.seen[1]:
+            self.seen = (labels, version)
+
+    def gain(self, labels: tuple[str, ...]) -> None:
+        """Add labels without a version: the store knows better, and says so at the next call."""
+        known, version = self.seen
+        if not set(labels) <= set(known):
+            self.seen = (tuple(sorted({*known, *labels})), version)
 
 
 @dataclass(slots=True)
@@ -161,7 +195,12 @@ class Job:
         expected: The function that was called, when it was called as a decorated function.
         idempotency_key: Key given by the caller, or ``None``.
         decision: The decision taken, for spans and logs; set by the flow.
-        seen: What the flow learned on the way, for spans and logs; set by the flow.
+        key: Store key; set by the flow, as everything below except ``fallback_of``, for spans and logs.
+        seq: Audit record of the intent or the refusal, 0 when there is none.
+        approval_id: Approval it waits for or used, if any.
+        arguments_json: Effective arguments as they are recorded.
+        result_json: Result as it is recorded.
+        fallback_of: Tools that failed before, when this call stands in for another.
     """
 
     tool: str

@@ -102,6 +102,8 @@ class Begin(Operation["Admission"]):
         event: The intent record, or ``None`` when the tool is not audited.
         rerun: The call may start again although an earlier start is unresolved (pure, read, idempotent).
         edit_of: Approval whose edited arguments these are, or ``None``.
+        labels: Data labels that the run gains when the answer is :class:`Replayed`: it sees the output then,
+            which another run may have produced.
     """
 
     tenant: str
@@ -125,6 +127,7 @@ class Begin(Operation["Admission"]):
     event: Event | None = None
     rerun: bool = False
     edit_of: str | None = None
+    labels: tuple[str, ...] = ()
 
 
 @quick

@@ -578,6 +578,8 @@ def _known_call(tx: Transaction, op: Begin, run: RunRow, row: CallRow) -> Admiss
     if row.status in ("succeeded", "failed"):
         facts = {"call": op.call_id, "key": op.key, "status": row.status, "tool": op.tool}
         record = _sealed(tx, run, Event("call.replayed", facts))
+        if row.status == "succeeded" and not set(op.labels) <= set(run.labels):
+            _label(tx, run, op.labels)
         tx.put_run(run)
         return Replayed(row.record(), (record,))
     if row.status == "running" and tx.now < row.lease_until:
