@@ -296,7 +296,10 @@ class SqliteStore:
                 tables.forget()
                 if len(group) > 1:
                     return False
-                raise StoreUnavailable(f"The SQLite store {self._path} cannot keep this: {error}") from error
+                problem = StoreUnavailable(f"The SQLite store {self._path} cannot keep this: {error}")
+                problem.__cause__ = error
+                _fail(group, problem)
+                return True
             committing = True
             connection.execute("COMMIT")
         except BaseException:
