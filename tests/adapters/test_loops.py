@@ -244,7 +244,7 @@ rules:
     with ModelServer([[GET], "done"]) as server, shop.run() as run:
         talk.loop(talk.client(server), run)
     [text] = talk.results_in(server.bodies[1]).values()
-    assert text.startswith('{"order":"A"}')
+    assert text == '{"order":"A"}\n\nNote: Answer in one sentence.'
 
 
 def test_settings_that_cannot_be_kept_are_refused_at_the_start(talk: Talk, shop: Shop) -> None:

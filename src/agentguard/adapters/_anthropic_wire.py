@@ -31,13 +31,15 @@ def endpoint(method: str, url: str) -> str:
             unknown).
     """
     path = urlsplit(url).path.rstrip("/")
+    if "/." in path or "%" in path:  # another address than it seems
+        raise unenforceable(f"{method.upper()} {path!r:.80}")
     if method.upper() in ("GET", "DELETE", "HEAD"):
         return "free"
     if path.endswith("/messages"):
         return "messages"
-    if path.endswith("/messages/count_tokens") or path.startswith(_FREE):
+    if path.endswith("/messages/count_tokens") or any(path == p or path.startswith(f"{p}/") for p in _FREE):
         return "free"
-    raise unenforceable(f"{method.upper()} {path or url!r:.80}")
+    raise unenforceable(f"{method.upper()} {path!r:.80}")
 
 
 def _blocks(body: Mapping[str, Any]) -> Iterator[tuple[object, Mapping[str, Any]]]:

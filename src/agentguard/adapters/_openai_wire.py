@@ -22,10 +22,10 @@ _COMPACT: Final = "/responses/compact"
 _PLAIN_MODEL: Final = ("/completions", "/embeddings")
 _CONVERSATION: Final = "/conversations"
 _FREE: Final = (
-    "/audio/",
+    "/audio",
     "/containers",
     "/files",
-    "/images/",
+    "/images",
     "/moderations",
     "/responses/input_tokens",
     "/uploads",
@@ -41,6 +41,8 @@ def endpoint(method: str, url: str) -> str:
             anything unknown).
     """
     path = urlsplit(url).path.rstrip("/")
+    if "/." in path or "%" in path:  # another address than it seems
+        raise unenforceable(f"{method.upper()} {path!r:.80}")
     if method.upper() in ("GET", "DELETE", "HEAD"):
         return "free"
     for suffix, kind in ((_COMPACT, "compact"), (_CHAT, "chat"), (_RESPONSES, "responses")):
@@ -48,12 +50,14 @@ def endpoint(method: str, url: str) -> str:
             return kind
     if path.endswith(_PLAIN_MODEL):
         return "model"
-    start = path if path.startswith(_FREE) else "/" + path.partition("/v1/")[2]
-    if start.startswith(_FREE) or (start.startswith("/responses/") and start.endswith("/cancel")):
+    start = f"/{path.partition('/v1/')[2]}" if "/v1/" in path else path
+    if any(start == free or start.startswith(f"{free}/") for free in _FREE):
         return "free"
-    if path.startswith(_CONVERSATION) or start.startswith(_CONVERSATION):
+    if start.startswith("/responses/") and start.endswith("/cancel"):
+        return "free"
+    if start == _CONVERSATION or start.startswith(f"{_CONVERSATION}/"):
         return "items"
-    raise unenforceable(f"{method.upper()} {path or url!r:.80}")
+    raise unenforceable(f"{method.upper()} {path!r:.80}")
 
 
 def results_in(kind: str, body: Mapping[str, Any]) -> list[Given]:

@@ -28,7 +28,7 @@ class UngovernedToolResult(CallRefused):
     """A request carries a tool result that the gateway did not give in this run; it was not sent."""
 
     def __init__(self, call_ids: Sequence[str]) -> None:
-        shown = ", ".join(repr(call_id[:80]) for call_id in call_ids[:5]) or "without an id"
+        shown = ", ".join(repr(call_id[:80]) if call_id else "one without an id" for call_id in call_ids[:5])
         super().__init__(
             Refused(
                 StopReason.UNGOVERNED_RESULT,
