@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import importlib
 import inspect
 import re
 import sys
+import textwrap
 import tomllib
 import types
 from collections.abc import Callable, Iterator, Mapping
@@ -24,12 +26,20 @@ SOURCE = DOCS.parent / "src" / "agentguard"
 NOTE = "<!-- Written by docs/generate.py; do not edit. -->\n"
 
 SECTIONS = ("Args", "Attributes", "Returns", "Raises", "Yields", "Note", "Example", "Examples")
+MODULES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "extension-points.md": ("Extension points", ("agentguard.protocols",)),
+    "adapters.md": ("Adapters", ("agentguard.adapters.openai", "agentguard.adapters.anthropic")),
+    "testing.md": ("Testing", ("agentguard.testing", "agentguard.testing.model_server")),
+}
+"""Pages for modules beside the front door: title and modules."""
+
 ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
 
 def pages() -> dict[str, str]:
     """Every page of the reference: path below ``docs/reference`` to text."""
     found = {"index.md": index(), "api.md": api(), "cli.md": command_line(), "stop-reasons.md": stop_reasons()}
+    found.update({page: of_modules(*about) for page, about in MODULES.items()})
     found.update(codes())
     return found
 
@@ -39,6 +49,9 @@ def index() -> str:
     return (
         f"{NOTE}# Reference\n\n"
         "* [Python API](api.md): every public name\n"
+        "* [Extension points](extension-points.md): what can be implemented anew\n"
+        "* [Adapters](adapters.md): loops on the OpenAI and Anthropic SDKs\n"
+        "* [Testing](testing.md): a clock, the conformance suite of stores, a scripted model\n"
         "* [Command line](cli.md): every command and option, exit codes\n"
         "* [Stop reasons](stop-reasons.md): why a call did not run, or a run ended\n"
         "* [Codes](codes/index.md): every error and finding, what it means and what to do\n"
@@ -63,6 +76,26 @@ def api() -> str:
             groups["Other names"].append(f"### `{name}`\n\n{alias(value)}\n")
     body = "\n".join(f"## {title}\n\n" + "\n".join(entries) for title, entries in groups.items() if entries)
     return f"{NOTE}# Python API\n\nEverything is imported from `agentguard`.\n\n{body}"
+
+
+def of_modules(title: str, names: tuple[str, ...]) -> str:
+    """Every public name of modules that are not imported from the front door."""
+    text = [f"{NOTE}# {title}\n"]
+    for name in names:
+        module = importlib.import_module(name)
+        public = getattr(module, "__all__", None) or [n for n, v in vars(module).items() if defined_in(module, n, v)]
+        text.append(f"## `{name}`\n\n{prose(module)}")
+        for public_name in public:
+            value = getattr(module, public_name)
+            callable_here = callable(value) and get_origin(value) is None and not isinstance(value, types.UnionType)
+            if callable_here:
+                text.append(entry(public_name, value))
+    return "\n".join(text)
+
+
+def defined_in(module: types.ModuleType, name: str, value: Any) -> bool:
+    """Whether a module defines a public class or function itself."""
+    return not name.startswith("_") and getattr(value, "__module__", None) == module.__name__ and callable(value)
 
 
 def alias(value: Any) -> str:
@@ -181,7 +214,7 @@ def prose(value: Any) -> str:
 def block(found: re.Match[str]) -> str:
     """A literal block of a docstring as a fenced one."""
     lead = f"{found[1]}:" if found[1] else ""
-    return f"{lead}\n\n```text\n{inspect.cleandoc(found[2])}\n```\n\n"
+    return f"{lead}\n\n```text\n{textwrap.dedent(found[2]).strip()}\n```\n\n"
 
 
 # --- codes -----------------------------------------------------------------------------------------------------------
