@@ -199,10 +199,10 @@ def _budgets(reader: _Reader, value: Mapping[str, Any]) -> tuple[Budget, ...]:
         try:
             found.append(Budget(**given))
         except ConfigurationError as error:
-            code, _, message = str(error).partition(" ")
+            message = str(error).removeprefix(f"{error.code} ")
             named = _FIRST_WORD.match(message)
             place = (*path, named[0]) if named is not None and named[0] in given else path
-            reader.wrong(code, message, place)
+            reader.wrong(error.code, message, place)
     return merged(found)
 
 
