@@ -24,6 +24,7 @@ from agentguard.domain.runs import ApprovalFilter, RunFilter, StateEntry, Switch
 from agentguard.errors import StoreUnavailable
 from agentguard.protocols import Clock
 from agentguard.runs.lifecycle import RUN_ENDED
+from agentguard.stores._memory_lane import Wallets, admit, settle
 from agentguard.stores.rows import CallRow, RunRow
 from agentguard.stores.timing import SystemClock
 from agentguard.stores.transitions import begin, finish, perform
@@ -33,22 +34,22 @@ T = TypeVar("T")
 _SALTS = 256
 
 
-class _Tables:
+class Tables:
     """All rows, as one :class:`~agentguard.stores.rows.Transaction`."""
 
     def __init__(self, keep_runs: int) -> None:
         self.now = 0
         self._keep_runs = keep_runs
-        self._runs: dict[tuple[str, str], RunRow] = {}
+        self.runs_by_key: dict[tuple[str, str], RunRow] = {}
         self._ended: OrderedDict[tuple[str, str], None] = OrderedDict()
         self._below: dict[tuple[str, str], int] = {}  # runs below a run that have not ended
-        self._calls: dict[tuple[str, str], CallRow] = {}
+        self.calls_by_key: dict[tuple[str, str], CallRow] = {}
         self._calls_of: dict[tuple[str, str], dict[str, int]] = {}  # keys of a run's calls, each with its number
         self._run_of: dict[tuple[str, str], str] = {}
         self._number = 0
         self._running: dict[tuple[str, str], dict[str, CallRow]] = {}
         self._accounts: dict[str, Account] = {}
-        self._holds: dict[str, Hold] = {}
+        self.holds_by_key: dict[str, Hold] = {}
         self._settled: OrderedDict[str, Hold] = OrderedDict()  # holds of no account; see transitions
         self._approvals: dict[str, ApprovalRequest] = {}
         self._grants: dict[tuple[str, str], Grant] = {}
@@ -56,6 +57,8 @@ class _Tables:
         self._records: dict[tuple[str, str], list[AuditRecord]] = {}
         self._unsealed: dict[tuple[str, str], list[tuple[int, Event]]] = {}  # what follows the records of a run
         self.at_once = True
+        self.any_switch = False
+        self.wallets = Wallets()
         self._states: dict[tuple[str, str], dict[str, StateEntry]] = {}
         self._salts: list[str] = []
 
@@ -69,15 +72,15 @@ class _Tables:
         self._salts = []
 
     def run(self, tenant: str, run_id: str) -> RunRow | None:
-        return self._runs.get((tenant, run_id))
+        return self.runs_by_key.get((tenant, run_id))
 
     def find_run(self, run_id: str) -> RunRow | None:
-        found = [row for (_, one), row in self._runs.items() if one == run_id]
+        found = [row for (_, one), row in self.runs_by_key.items() if one == run_id]
         return found[0] if len(found) == 1 else None
 
     def runs(self, wanted: RunFilter) -> list[RunRow]:
         found = []
-        for row in reversed(self._runs.values()):
+        for row in reversed(self.runs_by_key.values()):
             context = row.opened.context
             if (
                 wanted.tenant in (None, context.tenant)
@@ -92,8 +95,8 @@ class _Tables:
     def put_run(self, row: RunRow) -> None:
         context = row.opened.context
         key = (context.tenant, context.run_id)
-        if key not in self._runs:
-            self._runs[key] = row
+        if key not in self.runs_by_key:
+            self.runs_by_key[key] = row
             for run_id in row.lineage[1:]:
                 self._below[context.tenant, run_id] = self._below.get((context.tenant, run_id), 0) + 1
         if row.status in RUN_ENDED and key not in self._ended:
@@ -110,34 +113,35 @@ class _Tables:
             self._ended[key] = None
             return
         self._below.pop(key, None)
-        row = self._runs.pop(key)
+        row = self.runs_by_key.pop(key)
         self._records.pop(key, None)
         self._unsealed.pop(key, None)
         self._states.pop(key, None)
         for call_key in self._calls_of.pop(key, ()):
-            call = self._calls.pop((key[0], call_key))
+            call = self.calls_by_key.pop((key[0], call_key))
             self._run_of.pop((key[0], call_key))
             self._running.get((call.tenant, call.tool), {}).pop(call_key, None)
             if call.approval_id is not None:
                 self._approvals.pop(call.approval_id, None)
+        self.wallets.forget()
         if len(row.lineage) == 1:
             for meter in row.opened.meters:
                 if meter.scope == "run":
                     self._accounts.pop(meter.account, None)
 
     def call(self, tenant: str, key: str) -> CallRow | None:
-        return self._calls.get((tenant, key))
+        return self.calls_by_key.get((tenant, key))
 
     def calls(self, tenant: str, run_id: str) -> list[CallRow]:
         numbers = self._calls_of.get((tenant, run_id), {})
-        return [self._calls[tenant, key] for key in sorted(numbers, key=numbers.__getitem__)]
+        return [self.calls_by_key[tenant, key] for key in sorted(numbers, key=numbers.__getitem__)]
 
     def put_call(self, row: CallRow) -> None:
         key = (row.tenant, row.key)
         was = self._run_of.get(key)
         if was != row.run_id:
             if was is None:
-                self._calls[key] = row
+                self.calls_by_key[key] = row
                 number = self._number = self._number + 1
             else:
                 number = self._calls_of[row.tenant, was].pop(row.key)
@@ -154,6 +158,24 @@ class _Tables:
         else:
             running.pop(row.key, None)
 
+    def add_call(self, place: tuple[str, str], row: CallRow) -> None:
+        """Keep a call that is new and running."""
+        self.calls_by_key[place] = row
+        self._number += 1
+        self._run_of[place] = row.run_id
+        mine = self._calls_of.get((row.tenant, row.run_id))
+        if mine is None:
+            mine = self._calls_of[row.tenant, row.run_id] = {}
+        mine[row.key] = self._number
+        running = self._running.get((row.tenant, row.tool))
+        if running is None:
+            running = self._running[row.tenant, row.tool] = {}
+        running[row.key] = row
+
+    def ended_call(self, row: CallRow) -> None:
+        """A call that was running is so no more."""
+        self._running[row.tenant, row.tool].pop(row.key, None)
+
     def running(self, tenant: str, tool: str) -> int:
         rows = self._running.get((tenant, tool), {})
         return sum(1 for row in rows.values() if self.now < row.lease_until)
@@ -168,23 +190,23 @@ class _Tables:
         pass  # rows are live objects here
 
     def hold(self, key: str) -> Hold | None:
-        return self._holds.get(key) or self._settled.get(key)
+        return self.holds_by_key.get(key) or self._settled.get(key)
 
     def put_hold(self, hold: Hold) -> None:
         if hold.accounts:
-            self._holds[hold.key] = hold
+            self.holds_by_key[hold.key] = hold
             return
-        self._holds.pop(hold.key, None)
+        self.holds_by_key.pop(hold.key, None)
         self._settled[hold.key] = hold
         while next(iter(self._settled.values())).lease_until <= self.now:
             self._settled.popitem(last=False)
 
     def drop_hold(self, key: str) -> None:
-        if self._holds.pop(key, None) is None:
+        if self.holds_by_key.pop(key, None) is None:
             self._settled.pop(key, None)
 
     def lapsed_holds(self) -> list[Hold]:
-        return [hold for hold in self._holds.values() if hold.lease_until <= self.now]
+        return [hold for hold in self.holds_by_key.values() if hold.lease_until <= self.now]
 
     def approval(self, approval_id: str) -> ApprovalRequest | None:
         request = self._approvals.get(approval_id)
@@ -221,9 +243,11 @@ class _Tables:
 
     def put_switch(self, switch: Switch) -> None:
         self._switches[switch.scope, switch.tenant, switch.value] = switch
+        self.any_switch = True
 
     def drop_switch(self, scope: str, tenant: str, value: str) -> None:
         del self._switches[scope, tenant, value]
+        self.any_switch = bool(self._switches)
 
     def append(self, record: AuditRecord) -> None:
         chain = self._records.get((record.tenant, record.run_id))
@@ -258,7 +282,7 @@ class _Tables:
         run.audit_head = head
 
     def records(self, tenant: str, run_id: str, after: int, limit: int) -> list[AuditRecord]:
-        run = self._runs.get((tenant, run_id))
+        run = self.runs_by_key.get((tenant, run_id))
         if run is not None:
             self.catch_up(run)
         return self._records.get((tenant, run_id), [])[after : after + limit]
@@ -274,7 +298,7 @@ class _Tables:
         self._states.setdefault((tenant, run_id), {})[entry.key] = replace(entry, value=own(entry.value))
 
     def describe(self) -> Mapping[str, Any]:
-        return {"kind": "memory", "durable": False, "runs": len(self._runs), "processes": 1}
+        return {"kind": "memory", "durable": False, "runs": len(self.runs_by_key), "processes": 1}
 
 
 def _own_request(request: ApprovalRequest) -> ApprovalRequest:
@@ -303,7 +327,7 @@ class MemoryStore:
         self._clock = clock or SystemClock()
         self._now = self._clock.now_ns
         self._lock = threading.Lock()
-        self._tables = _Tables(keep_runs)
+        self._tables = Tables(keep_runs)
         self._closed = False
         if hasattr(os, "register_at_fork"):
             # A lock held by another thread at fork time would stay locked in the child for ever.
@@ -334,9 +358,11 @@ class MemoryStore:
             tables.now = self._now()
             kind = type(operation)
             if kind is Begin:
-                return cast("T", begin(tables, cast("Begin", operation)))
+                asked = cast("Begin", operation)
+                return cast("T", admit(tables, asked) or begin(tables, asked))
             if kind is Finish:
-                return cast("T", finish(tables, cast("Finish", operation)))
+                said = cast("Finish", operation)
+                return cast("T", settle(tables, said) or finish(tables, said))
             return cast("T", perform(tables, operation))
         finally:
             self._lock.release()
