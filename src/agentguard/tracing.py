@@ -461,6 +461,19 @@ class Telemetry:
         self._instruments: dict[str, Any] | None = None
 
     @property
+    def listening(self) -> bool:
+        """Whether anybody wants to hear of calls: a tracer, a meter, or the log at level INFO."""
+        try:
+            return (
+                LOGGER.isEnabledFor(logging.INFO)
+                or self._find_tracer() is not None
+                or self._find_instruments() is not None
+            )
+        except Exception as problem:
+            self.count(problem)
+            return False
+
+    @property
     def wants_content(self) -> bool:
         """Whether arguments and results should be handed to :meth:`CallSpan.finish`."""
         return self.capture != "NO_CONTENT" and self._find_tracer() is not None

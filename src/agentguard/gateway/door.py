@@ -267,7 +267,7 @@ class ToolGateway:
         except ConfigurationError as error:
             raise config.wrong_store(read.document, error) from error
         try:
-            gateway = cls(registry, (read.policy, *_layers(layers, ())), **{**given, "store": opened})
+            gateway = cls(registry, (read.policy, *_layers(layers, ())), **(given | {"store": opened}))
         except BaseException:
             opened.close()
             raise
@@ -527,19 +527,27 @@ class ToolGateway:
     def _govern(self, job: Job) -> Outcome:
         if self._closed:
             return _closed(job)
-        with self._calling(job) as span:
+        if self.telemetry.listening:
+            with self._calling(job) as span:
+                outcome = drive(govern(self._house, job), self._ports)
+                self._finished(span, job, outcome)
+        else:
             outcome = drive(govern(self._house, job), self._ports)
-            self._finished(span, job, outcome)
-        self._tell(job, outcome)
+        if self._listeners:
+            self._tell(job, outcome)
         return outcome
 
     async def _agovern(self, job: Job) -> Outcome:
         if self._closed:
             return _closed(job)
-        with self._calling(job) as span:
+        if self.telemetry.listening:
+            with self._calling(job) as span:
+                outcome = await adrive(govern(self._house, job), self._ports)
+                self._finished(span, job, outcome)
+        else:
             outcome = await adrive(govern(self._house, job), self._ports)
-            self._finished(span, job, outcome)
-        self._tell(job, outcome)
+        if self._listeners:
+            self._tell(job, outcome)
         return outcome
 
     def _calling(self, job: Job) -> CallSpan:

@@ -8,10 +8,8 @@ import time
 class SystemClock:
     """The machine's clocks; see :class:`~agentguard.protocols.Clock`."""
 
-    def now_ns(self) -> int:
-        """Wall-clock time in ns since the epoch."""
-        return time.time_ns()
+    now_ns = staticmethod(time.time_ns)
+    """Wall-clock time in ns since the epoch."""
 
-    def monotonic(self) -> float:
-        """Seconds on a clock that never goes back."""
-        return time.monotonic()
+    monotonic = staticmethod(time.monotonic)
+    """Seconds on a clock that never goes back."""
