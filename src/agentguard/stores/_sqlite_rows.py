@@ -19,7 +19,7 @@ from agentguard.budget.ledger import Account, Hold
 from agentguard.domain.approvals import ApprovalRequest, Grant
 from agentguard.domain.events import AuditRecord, Event
 from agentguard.domain.runs import ApprovalFilter, RunFilter, StateEntry, Switch
-from agentguard.stores import _sqlite_text as text
+from agentguard.stores import _row_text as text
 from agentguard.stores.rows import CallRow, RunRow
 
 K = TypeVar("K")

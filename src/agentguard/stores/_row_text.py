@@ -1,4 +1,4 @@
-"""Rows as SQLite keeps them: nested nouns as JSON text, everything that is searched or updated as columns.
+"""Rows as stores in SQL keep them: nested nouns as JSON text, everything that is searched or updated as columns.
 
 What must stay true: what is read back equals what was written, tuples as tuples and integers as integers.
 """
