@@ -20,10 +20,21 @@ from typing import Any
 import pytest
 
 from agentguard.domain.events import Event
-from agentguard.domain.operations import Append, Describe, GetCall, GetRun, Kill, ListRuns, OpenRun, PutState, ReadAudit
+from agentguard.domain.operations import (
+    Append,
+    Describe,
+    GetCall,
+    GetRun,
+    Kill,
+    ListRuns,
+    OpenRun,
+    PutState,
+    ReadAudit,
+    Restore,
+)
 from agentguard.domain.runs import RunFilter
 from agentguard.domain.usage import Meter
-from agentguard.errors import StoreConflict, StoreUnavailable
+from agentguard.errors import AuditError, StoreConflict, StoreUnavailable
 from agentguard.stores import _sqlite_rows
 from agentguard.stores import _sqlite_schema as schema
 from agentguard.stores import sqlite as module
@@ -428,19 +439,33 @@ def test_an_error_after_a_query_rolls_back_what_the_operation_had_written(scene:
     meter = Meter("run|r1", "run", "run r1", {"tool_calls": 2})
     scene.open(meters=(meter,))
     scene.start("c0", meters=(meter,), rerun=True)
+    scene.start("c1", meters=(meter,))
     scene.clock.advance(60)
-    scene.start("c1", meters=(meter,), lease_ns=10**15)
-    held = scene.line(meter).held
-    broken = scene.intent(
-        "c0", meters=(meter,), rerun=True, amounts=(("tool_calls", 1),), event=Event("step", {"x": 1.5})
-    )  # type: ignore[dict-item]
-    with pytest.raises(Exception, match="facts are strings"):
+    # Releases its own old hold, is short all the same, asks the file for lapsed holds, and then cannot be recorded.
+    odd = Event("step", {"x": 1.5})  # type: ignore[dict-item]
+    broken = scene.intent("c0", meters=(meter,), rerun=True, amounts=(("tool_calls", 2),), event=odd)
+    with pytest.raises(AuditError, match="facts are strings"):
         scene.do(broken)
-    assert scene.line(meter).held == held
+    assert scene.line(meter).held == 2
     call = scene.do(GetCall("acme", "r1/c0"))
     assert call is not None
     assert (call.status, call.fence) == ("running", 1)
+    good = scene.intent("c0", meters=(meter,), rerun=True, amounts=(("tool_calls", 2),))
+    assert type(scene.do(good)).__name__ == "Proceed"
+    assert scene.line(meter).held == 2
     scene.chain()
+
+
+def test_a_switch_among_hundreds_is_found_after_reopening(path: Path) -> None:
+    with Scene(lambda clock: SqliteStore(path, clock=clock), blocking) as scene:
+        scene.open()
+        for number in range(300):
+            scene.do(Kill("run", "acme", f"z{number}", "old", "olga"))
+        scene.do(Kill("user", "acme", "ann", "why", "olga"))
+    with Scene(lambda clock: SqliteStore(path, clock=clock), blocking) as scene:
+        assert type(scene.begin()).__name__ == "Turned"
+        scene.do(Restore("user", "acme", "ann", "olga"))
+        scene.start()
 
 
 def test_many_rows_do_not_stay_in_memory(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -523,3 +548,90 @@ def test_records_are_read_in_a_snapshot_of_their_own(scene: Scene) -> None:
     assert len(scene.do(ReadAudit("acme", "r1"))) == 1
     scene.do(Append("acme", "r1", Event("step", {})))
     assert len(scene.do(ReadAudit("acme", "r1"))) == 2
+
+
+# --- fork ----------------------------------------------------------------------------------------------
+
+
+def test_no_connection_is_open_while_a_process_forks(scene: Scene) -> None:
+    scene.open()
+    store: Any = scene.store
+    store._before_fork()
+    assert store._writing.connection is None
+    assert store._reading.connection is None
+    assert store._writing.taken.locked(), "and none is opened before the fork has happened"
+    store._after_fork_in_parent()
+    scene.start()
+    scene.chain()
+
+
+def test_a_child_opens_connections_and_locks_of_its_own(scene: Scene) -> None:
+    scene.open()
+    store: Any = scene.store
+    before = store._lock
+    store._before_fork()
+    store._after_fork_in_child()
+    assert store._lock is not before
+    scene.start()
+    scene.chain()
+
+
+@pytest.mark.parametrize("trouble", ["busy", "broken"])
+def test_a_fork_in_the_wrong_moment_leaves_the_parent_working_and_the_child_refusing(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, trouble: str
+) -> None:
+    scene.open()
+    store: Any = scene.store
+    monkeypatch.setattr(module, "_FORK_WAIT_S", 0.01)
+
+    def fork() -> None:
+        if trouble == "busy":
+            with store._reading.taken:
+                store._before_fork()
+        else:
+            with monkeypatch.context() as patch:
+                patch.setattr(store._writing, "close", lambda: (_ for _ in ()).throw(sqlite3.OperationalError("no")))
+                store._before_fork()
+
+    fork()
+    store._after_fork_in_parent()
+    scene.start()
+    fork()
+    left = store._writing.connection
+    store._after_fork_in_child()
+    for operation in (kill(1), ListRuns(RunFilter())):
+        with pytest.raises(StoreUnavailable, match="forked while"):
+            store.perform(operation)
+    found = module._left_behind.pop()
+    assert found[0] is left, "the child must neither close nor collect what its parent uses"
+    for connection in found:
+        if connection is not None:
+            connection.close()
+
+
+def test_a_store_that_is_gone_does_not_hear_of_forks() -> None:
+    def gone() -> None:
+        return None
+
+    def fail(store: SqliteStore) -> None:
+        raise AssertionError(store)
+
+    module._at_fork(gone, fail)  # type: ignore[arg-type]
+    module._AtExit(gone)()  # type: ignore[arg-type]
+
+
+def test_closing_gives_up_on_a_thread_that_does_not_let_go(path: Path) -> None:
+    store = SqliteStore(path, busy_s=0.01)
+    with store._writing.taken:
+        store.close()
+    assert store._release(1) is True
+
+
+def test_a_connection_that_cannot_be_closed_does_not_stop_the_program(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = SqliteStore(path)
+    with monkeypatch.context() as patch:
+        patch.setattr(store._reading, "close", lambda: (_ for _ in ()).throw(sqlite3.OperationalError("no")))
+        assert store._release(1) is False
+    store.close()
