@@ -7,9 +7,12 @@ Needs the extra ``cli``. What must stay true: importing this package loads neith
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agentguard.errors import MissingExtra
+
+if TYPE_CHECKING:
+    from agentguard.cli.application import app
 
 __all__ = ["app", "main"]
 

@@ -6,6 +6,7 @@ documented four; a traceback only with ``--debug``.
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import traceback
@@ -23,7 +24,7 @@ from agentguard.errors import (
 )
 
 try:
-    import rich  # noqa: F401
+    import rich  # noqa: F401  # pyright: ignore[reportUnusedImport]
     import typer
     from typer.core import TyperGroup
 except ImportError as missing:
@@ -46,6 +47,8 @@ FINE: Final = 0
 FOUND: Final = 1
 USAGE: Final = 2
 INTERNAL: Final = 3
+INTERRUPTED: Final = 130
+"""What a shell expects of a program that Ctrl-C has ended."""
 
 # typer brings click's classes along, under a name that depends on its version.
 _PARSING: Final[Any] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
@@ -56,7 +59,7 @@ class _Application(TyperGroup):
     def main(self, *args: Any, **settings: Any) -> Any:
         """Run a command and turn whatever it raises into a message and an exit code."""
         for stream in (sys.stdout, sys.stderr):
-            if hasattr(stream, "reconfigure"):
+            if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")
         settings["standalone_mode"] = False
         sys.exit(self._carry_out(args, settings))
@@ -73,12 +76,14 @@ class _Application(TyperGroup):
                 note(context.get_usage())
             note(f"error: {error.format_message()}")
             return USAGE
-        except (typer.Abort, KeyboardInterrupt):
+        except (typer.Abort, KeyboardInterrupt) as error:
             note("stopped")
-            return FOUND
-        except BrokenPipeError:
-            # Whoever read our output has seen enough; nothing may be written when the interpreter ends.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            interrupted = isinstance(error, KeyboardInterrupt) or isinstance(error.__cause__, KeyboardInterrupt)
+            return INTERRUPTED if interrupted else FOUND
+        except (BrokenPipeError, SystemExit):
+            # Whoever read our output has seen enough (typer leaves with SystemExit then, and for nothing else).
+            # Nothing may be written when the interpreter ends.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             return FINE
         except PolicyError as error:
             _traceback()
@@ -113,7 +118,6 @@ def _traceback() -> None:
 app = typer.Typer(
     name="agentguard",
     cls=_Application,
-    help="Governance for AI-agent tool calls: check policies, decide approvals, see what happened.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,

@@ -307,7 +307,11 @@ def _moment(text: str) -> int:
 
 def _confirm(question: str, yes: bool) -> None:
     # Only where both ends are a person: a script has made up its mind.
-    if not yes and watched(sys.stdin) and watched(sys.stderr) and not typer.confirm(question, err=True):
+    if yes or not (watched(sys.stdin) and watched(sys.stderr)):
+        return
+    sys.stderr.write(f"{question} [y/N] ")
+    sys.stderr.flush()
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
         raise typer.Abort
 
 

@@ -13,7 +13,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Annotated, Any, Final
 
@@ -235,7 +235,9 @@ def _chain(gateway: ToolGateway, record: RunRecord, step: Step, places: dict[str
     A run that is under way may grow between the reading of its head and of its records; then it is read again.
     """
     context = record.context
-    for _ in range(_TRIES):
+    tries = 0
+    while True:
+        tries += 1
         if places is not None:
             places.clear()
         report = verify_chain(
@@ -247,10 +249,9 @@ def _chain(gateway: ToolGateway, record: RunRecord, step: Step, places: dict[str
             ended=record.ended_at is not None,
         )
         again = gateway.runs.get(context.run_id, tenant=context.tenant)
-        if report.ok or again.audit_seq == record.audit_seq:
-            break
+        if report.ok or again.audit_seq == record.audit_seq or tries == _TRIES:
+            return report
         record = again
-    return report
 
 
 def _counted(records: Iterator[AuditRecord], step: Step, places: dict[str, int] | None) -> Iterator[AuditRecord]:
@@ -263,7 +264,7 @@ def _counted(records: Iterator[AuditRecord], step: Step, places: dict[str, int] 
 
 
 @contextlib.contextmanager
-def _reading(file: Path) -> Iterator[IO[bytes]]:
+def _reading(file: Path) -> Generator[IO[bytes], None, None]:
     if str(file) == "-":
         yield sys.stdin.buffer
         return

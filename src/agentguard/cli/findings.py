@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import StrEnum
-from pathlib import PurePath
+from pathlib import Path
 from typing import Any, Final
 
 from agentguard._version import __version__
@@ -109,7 +109,7 @@ def sarif(findings: Sequence[Finding], file: str) -> dict[str, Any]:
 
 
 def _place(finding: Finding, file: str) -> dict[str, Any]:
-    path = PurePath(finding.file or file)
+    path = Path(finding.file or file)
     place: dict[str, Any] = {"artifactLocation": {"uri": path.as_uri() if path.is_absolute() else path.as_posix()}}
     if finding.line:
         place["region"] = {"startLine": finding.line, "startColumn": max(finding.column, 1)}

@@ -12,7 +12,7 @@ import importlib.util
 import inspect
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final, NoReturn
@@ -97,7 +97,7 @@ def find_store(store: str | None, config_file: Path | None) -> tuple[str, tuple[
 
 
 @contextlib.contextmanager
-def opened(store: str | None, config_file: Path | None, tools: str | None = None) -> Iterator[ToolGateway]:
+def opened(store: str | None, config_file: Path | None, tools: str | None = None) -> Generator[ToolGateway, None, None]:
     """A gateway on an existing store, without a policy: it shows and decides, and runs nothing.
 
     Raises:

@@ -11,7 +11,7 @@ import dataclasses
 import json
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -186,7 +186,7 @@ class Step(Protocol):
 
 
 @contextmanager
-def progress(title: str, total: int | None = None) -> Iterator[Step]:
+def progress(title: str, total: int | None = None) -> Generator[Step, None, None]:
     """Show how far work has come, on stderr, if it is a terminal and the work takes longer than a second.
 
     Args:
