@@ -124,6 +124,12 @@ def check_threshold_warns_once(make_store: MakeStore, colour: Colour = blocking)
         assert len(second.records) == 2
         assert scene.finish(second, "c2").warnings == ()
         assert scene.start("c3", meters=(meter,)).warnings == ()
+        scene.open("r2", meters=(Meter("run|r2", "run", "run r2", {"cost_usd": 10}, warn_at=0.8),))
+        meters = scene.run("r2").meters
+        cheap = scene.start("c1", "r2", meters=meters, amounts=(("cost_usd", 1),))
+        dear = scene.finish(cheap, "c1", "r2", amounts=(("cost_usd", 9),))
+        assert [w.used for w in dear.warnings] == [9], "actual use may cross it, too"
+        assert len(dear.records) == 2
         other = Meter("run|x", "run", "run x", {"cost_usd": 10}, warn_at=0.8)
         settled = scene.do(Settle("acme", "r1", "m1", (other,), (("cost_usd", 9),)))
         assert [w.used for w in settled.warnings] == [9]

@@ -154,6 +154,35 @@ def check_repeat_that_is_refused_keeps_its_hold(make_store: MakeStore, colour: C
         scene.chain()
 
 
+def check_lost_start_keeps_its_hold_while_short(make_store: MakeStore, colour: Colour = blocking) -> None:
+    """A lost start that asks for more than there is gets a refusal, and its old hold stays until it lapses."""
+    with Scene(make_store, colour) as scene:
+        meter = Meter("run|r1", "run", "run r1", {"tool_calls": 2})
+        scene.open(meters=(meter,))
+        scene.start("c1", meters=(meter,), rerun=True)
+        scene.start("c2", meters=(meter,), lease_ns=10**15)
+        scene.clock.advance(LEASE_S)
+        turned = scene.begin("c1", meters=(meter,), rerun=True, amounts=(("tool_calls", 2),))
+        assert isinstance(turned, Turned) and turned.reason is StopReason.BUDGET_TOOL_CALLS
+        assert scene.line(meter).held == 2
+        assert scene.start("c1", meters=(meter,), rerun=True).fence == 2
+        assert scene.line(meter).held == 2
+
+
+def check_replay_brings_the_labels(make_store: MakeStore, colour: Colour = blocking) -> None:
+    """A run that is given a remembered result gains the labels of it, as if it had made the call."""
+    with Scene(make_store, colour) as scene:
+        scene.open()
+        scene.open("r2")
+        done = scene.start(key="once")
+        scene.do(Finish("acme", "r1", "once", done.fence, "succeeded", ONE, "{}", ("pii",)))
+        answer = scene.begin("c9", "r2", key="once", labels=("pii",))
+        assert isinstance(answer, Replayed)
+        assert (scene.run("r2").labels, scene.run("r2").version) == (("pii",), 1)
+        scene.begin("c9", "r2", key="once", labels=("pii",))
+        assert scene.run("r2").version == 1
+
+
 def check_ambiguous_call_is_resolved(make_store: MakeStore, colour: Colour = blocking) -> None:
     """A probe or a person says what became of an ambiguous call, once; a worker that wakes up later is late."""
     with Scene(make_store, colour) as scene:
@@ -288,6 +317,8 @@ CHECKS: Final[tuple[Check, ...]] = (
     check_lost_call_is_ambiguous,
     check_repeatable_call_starts_again,
     check_repeat_that_is_refused_keeps_its_hold,
+    check_lost_start_keeps_its_hold_while_short,
+    check_replay_brings_the_labels,
     check_ambiguous_call_is_resolved,
     check_unknown_or_ended_run_admits_nothing,
     check_concurrency_is_capped,

@@ -16,6 +16,7 @@ from agentguard.domain.operations import (
     ListState,
     PutState,
     Reserve,
+    Settle,
     Turned,
 )
 from agentguard.domain.runs import RunFilter
@@ -133,6 +134,50 @@ def check_working_time_excludes_waiting(make_store: MakeStore, colour: Colour = 
         assert isinstance(turned, Turned) and turned.reason is StopReason.BUDGET_TIME
 
 
+def check_model_calls_do_not_end_the_wait(make_store: MakeStore, colour: Colour = blocking) -> None:
+    """A run that thinks while it waits for people is at work meanwhile, and then waits again."""
+    with Scene(make_store, colour) as scene:
+        scene.open()
+        scene.begin(approval=scene.demand())
+        scene.clock.advance(5)
+        scene.do(Reserve("acme", "r1", "m1", (), (("tokens", 1),), NANO))
+        assert scene.run().status == "running"
+        scene.clock.advance(1)
+        scene.do(Settle("acme", "r1", "m1", (), (("tokens", 1),)))
+        assert scene.run().status == "waiting"
+        scene.clock.advance(5)
+        scene.do(Reserve("acme", "r1", "m2", (), (("tokens", 1),), NANO, enforce=False))
+        assert (scene.run().status, scene.run().paused_ns) == ("waiting", 10 * NANO)
+        scene.end()
+        assert scene.run().status == "completed"
+
+
+def check_child_has_what_is_left_of_working_time(make_store: MakeStore, colour: Colour = blocking) -> None:
+    """A child cannot work longer than its parent could have."""
+    with Scene(make_store, colour) as scene:
+        scene.open(working_seconds=10)
+        scene.clock.advance(4)
+        assert scene.open("r2", parent="r1").record.working_limit_ns == 6 * NANO
+        assert scene.open("r3", parent="r1", working_seconds=2).record.working_limit_ns == 2 * NANO
+        scene.clock.advance(20)
+        late = scene.open("r4", parent="r1")
+        assert late.refused is not None or late.record.working_limit_ns == 0
+
+
+def check_stopped_parent_stops_what_is_below(make_store: MakeStore, colour: Colour = blocking) -> None:
+    """When a run was stopped, those below it start nothing more; what runs may still report."""
+    with Scene(make_store, colour) as scene:
+        scene.open()
+        scene.open("r2", parent="r1")
+        admitted = scene.start("c1", "r2")
+        scene.do(EndRun("acme", "r1", "stopped", StopReason.KILLED, {}, Event("run.stopped", {})))
+        turned = scene.begin("c2", "r2")
+        assert isinstance(turned, Turned) and turned.reason is StopReason.RUN_ENDED
+        assert scene.do(Reserve("acme", "r2", "m1", (), (), NANO)).reason is StopReason.RUN_ENDED
+        assert scene.finish(admitted, "c1", "r2").accepted
+        scene.chain("r2")
+
+
 def check_child_needs_a_running_parent(make_store: MakeStore, colour: Colour = blocking) -> None:
     """Below an ended or unknown run nothing is opened."""
     with Scene(make_store, colour) as scene:
@@ -222,6 +267,9 @@ CHECKS: Final[tuple[Check, ...]] = (
     check_run_ends_once,
     check_wall_time_ends,
     check_working_time_excludes_waiting,
+    check_model_calls_do_not_end_the_wait,
+    check_child_has_what_is_left_of_working_time,
+    check_stopped_parent_stops_what_is_below,
     check_child_needs_a_running_parent,
     check_runs_are_listed,
     check_state_is_compare_and_set,
