@@ -267,7 +267,8 @@ class ToolGateway:
         except ConfigurationError as error:
             raise config.wrong_store(read.document, error) from error
         try:
-            gateway = cls(registry, (read.policy, *_layers(layers, ())), **(given | {"store": opened}))
+            given["store"] = opened
+            gateway = cls(registry, (read.policy, *_layers(layers, ())), **given)
         except BaseException:
             opened.close()
             raise

@@ -204,9 +204,20 @@ class Run:
         return self
 
     async def __aenter__(self) -> Self:
-        await self.aopen()
+        try:
+            await self.aopen()
+        except asyncio.CancelledError as error:
+            self._gateway._detach(self._never_entered(error))
+            raise
         self._tokens.append(CURRENT.set(self))
         return self
+
+    async def _never_entered(self, error: BaseException) -> None:
+        """End a run whose opening could not be called back: nobody is there to leave it."""
+        if self._opening_task is not None:
+            await asyncio.wait([self._opening_task])
+        if self._opened and not self._tokens:
+            await self._gateway._athrough(self._leaving(error))
 
     def _leave(self) -> bool:
         """Step out of the run; ``True`` when nobody is inside any more."""
