@@ -172,8 +172,9 @@ async def _invoke(effect: Invoke, ports: Ports, left: Abandoned) -> Any:
     if effect.tool.is_async:
         if limit is None:
             return await invoke(effect)
+        patience = asyncio.timeout(limit)
         try:
-            async with asyncio.timeout(limit) as patience:
+            async with patience:
                 return await invoke(effect)
         except Exception:
             if patience.expired():  # whatever a body makes of being cut off, it was cut off
@@ -183,9 +184,10 @@ async def _invoke(effect: Invoke, ports: Ports, left: Abandoned) -> Any:
         return invoke(effect)
     future = ports.workers.submit(lambda: invoke(effect))
     waiting = asyncio.wrap_future(future)
+    patience = asyncio.timeout(limit)
     try:
         # shield: cancelling the waiter would otherwise cancel a body that has not begun without telling us.
-        async with asyncio.timeout(limit) as patience:
+        async with patience:
             return await asyncio.shield(waiting)
     except TimeoutError:
         if limit is None or not patience.expired():

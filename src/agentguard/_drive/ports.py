@@ -110,7 +110,7 @@ class Ports:
                 while mine := [task for task in tuple(self._cleanups) if task.get_loop() is loop]:
                     await asyncio.wait(mine)
         except TimeoutError:
-            log.error("%d interrupted calls could not be settled within %g s", len(mine), patience_s)
+            log.error("%d interrupted calls did not end within %g s", len(self._cleanups), patience_s)
 
     def publish(self, records: tuple[AuditRecord, ...]) -> None:
         """Hand records to every sink, in workers, each with the deadline.

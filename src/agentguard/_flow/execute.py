@@ -27,7 +27,7 @@ from agentguard._flow.effects import (
     TimedOut,
 )
 from agentguard._flow.refusing import name_of, refused, tell_sinks, text_of
-from agentguard._flow.rulebook import House, Job, ToolPlan
+from agentguard._flow.rulebook import House, Job, ToolPlan, outcome_facts
 from agentguard._flow.shaping import failure, shape
 from agentguard.approval.binding import canonical_arguments
 from agentguard.domain.calls import Ambiguous, CallRecord, Completed, Failed, Outcome
@@ -61,38 +61,23 @@ _BROKEN = "Something failed after the action was started. It may have taken effe
 class _Course:
     """How one execution is going: what ``Finish`` will say if it had to be said now."""
 
-    __slots__ = (
-        "attempts",
-        "body",
-        "culprit",
-        "error",
-        "events",
-        "labels",
-        "outcome",
-        "reason",
-        "result",
-        "started",
-        "status",
-        "stored",
-        "ticket",
-        "uncertain",
-    )
-
-    def __init__(self) -> None:
-        self.started = False
-        self.attempts = 0
-        self.status: Status = "refused"
-        self.reason: StopReason | None = StopReason.CANCELLED
-        self.stored: str | None = None
-        self.body = b""
-        self.result = b""
-        self.error: str | None = None
-        self.labels: tuple[str, ...] = ()
-        self.events: tuple[Event, ...] = ()
-        self.outcome: Outcome | None = None
-        self.ticket: Ticket | None = None
-        self.uncertain = False  # an attempt that was given up may still take effect
-        self.culprit = True  # what went wrong is the tool's fault, not that of a short deadline
+    # Defaults of the class, so that making one costs nothing; what happens is set on the instance.
+    started: bool = False
+    attempts: int = 0
+    status: Status = "refused"
+    reason: StopReason | None = StopReason.CANCELLED
+    stored: str | None = None
+    body: bytes = b""
+    result: bytes = b""
+    error: str | None = None
+    labels: tuple[str, ...] = ()
+    events: tuple[Event, ...] = ()
+    outcome: Outcome | None = None
+    ticket: Ticket | None = None
+    uncertain: bool = False
+    """An attempt that was given up may still take effect."""
+    culprit: bool = True
+    """What went wrong is the tool's fault, not that of a short deadline."""
 
     def start(self) -> None:
         """The body is about to run; until it says otherwise nobody knows how it ends."""
@@ -257,21 +242,19 @@ def _settle(work: _Work) -> Flow[Finished]:
         except Exception as error:  # bookkeeping must not stand between an effect and its record
             course.events = (*course.events, Event("step", {"error": name_of(error), "step": "breaker"}))
     amounts = known.used(course.attempts) if course.started else ()
-    finished: Finished | None = None
-    why = "Error"
     try:
         finished = yield from _finish(work, amounts)
     except Exception as error:
-        why = name_of(error)
-        detail = f"Nothing was done, and the store did not take that: {name_of(error)}: {text_of(error)}"
-    if finished is None:
         if course.started:
-            work.lose(StopReason.STORE_UNAVAILABLE, why, _UNRECORDED)
+            work.lose(StopReason.STORE_UNAVAILABLE, name_of(error), _UNRECORDED)
         elif course.outcome is None:
+            detail = f"Nothing was done, and the store did not take that: {name_of(error)}: {text_of(error)}"
             work.refuse(StopReason.STORE_UNAVAILABLE, detail, "AG670", retryable=True)
-        return Finished(False, *job.run.seen)
+        labels, version = job.run.seen
+        return Finished(False, labels, version)
     job.run.learn(finished.labels, finished.version)
-    yield from tell_sinks(work.house, finished.records)
+    if finished.records:
+        yield from tell_sinks(work.house, finished.records)
     return finished
 
 
@@ -289,7 +272,7 @@ def _judge(ticket: Ticket, course: _Course) -> None:
         StopReason.TOOL_TIMEOUT,
         StopReason.INVALID_OUTPUT,
     ):
-        ticket.failure(RuntimeError(course.error or course.reason.value))
+        ticket.failure(RuntimeError(course.error or "failed"))
     else:
         ticket.abandon()
 
@@ -312,8 +295,8 @@ def _run(work: _Work) -> Flow[None]:
             work.refuse(StopReason.AUDIT_UNAVAILABLE, detail, "AG671", retryable=True)
             return
     if spec.breaker is not None:
-        work.course.ticket = house.breakers.admit(spec.name, spec.breaker)
-        if work.course.ticket is None:
+        ticket = work.course.ticket = house.breakers.admit(spec.name, spec.breaker)
+        if ticket is None:
             wait = house.breakers.retry_after(spec.name)
             detail = f"The circuit of {spec.name} is open after repeated failures"
             detail += f"; next try in {wait:.1f} s." if wait is not None else "."
@@ -383,7 +366,7 @@ def _attempts(work: _Work, credentials: Credentials | None) -> Flow[None]:
             job.run.context, job.call_id, job.key, course.attempts, deadline, admission.approval_id
         )
         try:
-            value = yield from Invoke(tool, kwargs, context, credentials, limit, late)
+            value = yield Invoke(tool, kwargs, context, credentials, limit, late)
         except Interrupted as stop:
             if isinstance(stop.answer, NotStarted):
                 course.unstart()
@@ -465,16 +448,17 @@ def _finish(work: _Work, amounts: tuple[tuple[str, int], ...]) -> Flow[Finished]
     context = job.run.context
     event = None
     if work.known.tool.spec.audit:
-        facts: Facts = {
-            "attempts": course.attempts,
-            "call": job.call_id,
-            "error": course.error,
-            "key": job.key,
-            "reason": course.reason.value if course.reason is not None else None,
-            "status": course.status,
-            "tool": job.tool,
-        }
-        event = Event("call.outcome", facts, course.body)
+        if course.status == "succeeded" and course.attempts == 1:
+            facts = work.known.succeeded
+        else:
+            facts = outcome_facts(
+                job.tool,
+                course.attempts,
+                course.error,
+                None if course.reason is None else course.reason.value,
+                course.status,
+            )
+        event = Event("call.outcome", facts, course.body, (("call", job.call_id), ("key", job.key)))
     operation = Finish(
         context.tenant,
         context.run_id,
@@ -488,7 +472,8 @@ def _finish(work: _Work, amounts: tuple[tuple[str, int], ...]) -> Flow[Finished]
         course.events,
     )
     try:
-        return (yield from operation)
+        finished: Finished = yield operation
+        return finished
     except Interrupted as stop:
         if isinstance(stop.answer, Finished):
             return stop.answer

@@ -23,9 +23,10 @@ from agentguard._flow.shaping import shape
 from agentguard.approval.binding import canonical_arguments
 from agentguard.domain.calls import Ambiguous, CallRecord, Completed, Failed, Outcome, Refused, Suspended
 from agentguard.domain.context import CallContext
-from agentguard.domain.decisions import ApprovalTerms, Decision, StopReason
-from agentguard.domain.events import Event, Facts
+from agentguard.domain.decisions import NO_OBLIGATIONS, ApprovalTerms, Decision, StopReason
+from agentguard.domain.events import Event
 from agentguard.domain.operations import (
+    Admission,
     ApprovalDemand,
     Begin,
     Edited,
@@ -80,7 +81,7 @@ def govern(house: House, job: Job) -> Flow[Outcome]:
 def _resolve(house: House, job: Job) -> Flow[Outcome]:
     known = house.plans.get(job.tool)
     if known is None:
-        hint = house.registry.did_you_mean(job.tool)
+        hint = house.registry.did_you_mean(job.tool) if isinstance(job.tool, str) else ""
         detail = f"No tool {job.tool!r:.140} is registered{f'; {hint}' if hint else ''}."
         return (yield from turn_down(house, job, refused(job, StopReason.UNKNOWN_TOOL, detail, code="AG601")))
     tool = known.tool
@@ -113,6 +114,8 @@ def _decide(house: House, job: Job, known: ToolPlan, good: Validated) -> tuple[D
         detail = "; ".join(decision.reasons) or "No rule allows this call."
         return refused(job, StopReason.POLICY_DENIED, detail, message=decision.message, code="AG610")
     obligations = decision.obligations
+    if obligations is NO_OBLIGATIONS and not known.sandboxed:
+        return decision, good, version
     cannot = unenforceable(known.tool.spec, obligations)
     if cannot is not None:
         return refused(job, StopReason.UNENFORCEABLE, cannot, code="AG611")
@@ -201,7 +204,7 @@ def _admit(house: House, job: Job, known: ToolPlan, good: Validated) -> Flow[Out
             spec.output_labels,
         )
         try:
-            admission = yield from begin
+            admission: Admission = yield begin
         except Interrupted as stop:
             if isinstance(stop.answer, Proceed):
                 yield from abort(house, job, known, ready, decision, stop.answer)
@@ -212,6 +215,8 @@ def _admit(house: House, job: Job, known: ToolPlan, good: Validated) -> Flow[Out
                 job.approval_id = admission.approval_id
                 demanded = None if demand is None else demand.canonical
                 outcome = yield from execute(house, job, known, ready, decision, admission, demanded)
+                if spec.fallback is None:
+                    return outcome
                 return (yield from _fall_back(house, job, spec, asked, chosen, outcome))
             case Replayed(call, records):
                 yield from tell_sinks(house, records)
@@ -305,23 +310,28 @@ def _declined(turned: Turned) -> str:
 
 
 def _intent(house: House, job: Job, spec: ToolSpec, decision: Decision) -> Event:
-    context = job.run.context
-    facts: Facts = {
-        "agent": context.agent,
-        "call": job.call_id,
-        "decision": decision.verdict,
-        "effect": spec.effect,
-        "environment": context.environment,
-        "key": job.key,
-        "mode": decision.mode,
-        "policy": decision.policy_digest,
-        "rule": decision.rule_id,
-        "tool": spec.name,
-        "tool_digest": spec.digest,
-        "tool_version": spec.version,
-        "user": context.user,
-    }
-    return Event("call.intent", facts, b'{"arguments":' + job.arguments_json + b"}" if house.keep_bodies else b"")
+    known = job.run.intents.get(spec.name)
+    if known is not None and known[0] is decision:
+        facts = known[1]
+    else:
+        context = job.run.context
+        facts = {
+            "agent": context.agent,
+            "decision": decision.verdict,
+            "effect": spec.effect,
+            "environment": context.environment,
+            "mode": decision.mode,
+            "policy": decision.policy_digest,
+            "rule": decision.rule_id,
+            "tool": spec.name,
+            "tool_digest": spec.digest,
+            "tool_version": spec.version,
+            "user": context.user,
+        }
+        # Decisions that need no explaining are made once per policy, so the same one comes again and again.
+        job.run.intents[spec.name] = (decision, facts)
+    body = b'{"arguments":' + job.arguments_json + b"}" if house.keep_bodies else b""
+    return Event("call.intent", facts, body, (("call", job.call_id), ("key", job.key)))
 
 
 def _probe(house: House, job: Job, tool: Tool, ready: Validated, decision: Decision, call: CallRecord) -> Flow[bool]:

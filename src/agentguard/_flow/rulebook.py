@@ -14,6 +14,7 @@ from pydantic_core import from_json, to_json
 
 from agentguard.domain.context import RunContext
 from agentguard.domain.decisions import Decision
+from agentguard.domain.events import Facts
 from agentguard.domain.plans import ToolSpec
 from agentguard.domain.usage import COST, NANO, STEPS, TOOL_CALLS, TOOL_PREFIX, Amounts, Meter
 from agentguard.protocols import Redactor
@@ -59,6 +60,8 @@ class ToolPlan:
         cost_nano: Price of one attempt in nano-dollars.
         rerun: A call whose start was lost may be started again, and one that failed tried again.
         observes: The body changes nothing, so one that was given up has done no harm.
+        sandboxed: The tool asks for limits.
+        succeeded: Facts of the outcome record of a call that succeeds at once.
     """
 
     tool: Tool
@@ -68,6 +71,8 @@ class ToolPlan:
     cost_nano: int
     rerun: bool
     observes: bool
+    sandboxed: bool
+    succeeded: Facts
 
     def used(self, attempts: int) -> Amounts:
         """What ``attempts`` tries have used."""
@@ -97,7 +102,14 @@ def plan(tool: Tool) -> ToolPlan:
         cost_nano=cost,
         rerun=spec.effect in ("pure", "read", "idempotent"),
         observes=spec.effect in ("pure", "read"),
+        sandboxed=spec.sandbox is not None,
+        succeeded=outcome_facts(spec.name, 1, None, None, "succeeded"),
     )
+
+
+def outcome_facts(tool: str, attempts: int, error: str | None, reason: str | None, status: str) -> Facts:
+    """Facts of an outcome record, without those of the single call."""
+    return {"attempts": attempts, "error": error, "reason": reason, "status": status, "tool": tool}
 
 
 @dataclass(slots=True)
@@ -155,6 +167,7 @@ class RunView:
         seen: Data labels as last seen, and their version. One pair, read and replaced as a whole: a decision
             taken on old labels must never be sent with a new version by another thread's doing.
         max_repeats: The run's own loop limit, or ``None`` for the gateway's.
+        intents: Facts of intent records, per tool, with the decision they belong to.
     """
 
     context: RunContext
@@ -162,6 +175,7 @@ class RunView:
     prefix: str
     seen: tuple[tuple[str, ...], int] = ((), 0)
     max_repeats: int | None = None
+    intents: dict[str, tuple[Decision, Facts]] = field(default_factory=dict)
 
     @property
     def labels(self) -> tuple[str, ...]:
