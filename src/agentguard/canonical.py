@@ -82,9 +82,10 @@ def _write(value: Any, out: list[str], tags: bool, depth: int) -> None:
                 out.append(",")
             _write(item, out, tags, depth + 1)
         out.append("]")
-    elif isinstance(value, (str, int, float)):  # subclasses (enums and the like) as their plain value
-        base = next(t for t in (str, int, float) if isinstance(value, t))
-        _write(base.__str__(value) if base is str else base(value), out, tags, depth)
+    elif isinstance(value, str):  # subclasses (enums and the like) as their plain value
+        _write(str.__str__(value), out, tags, depth)
+    elif isinstance(value, (int, float)):
+        _write(int(value) if isinstance(value, int) else float(value), out, tags, depth)
     else:
         raise NotCanonical(f"{kind.__name__} is not a JSON value")
 

@@ -263,17 +263,18 @@ def gather_chunk(message: dict[str, Any], delta: Mapping[str, Any]) -> None:
         if isinstance(delta.get(key), str):
             message[key] = (message.get(key) or "") + delta[key]
     for part in delta.get("tool_calls") or ():
-        calls = message.setdefault("tool_calls", [])
+        calls: list[dict[str, Any]] = message.setdefault("tool_calls", [])
         index = part.get("index")
         call = next((c for c in calls if c["index"] == index), None)
         if call is None:
-            call = {"index": index, "id": "", "type": "function", "function": {"name": "", "arguments": ""}}
-            calls.append(call)
+            function: dict[str, Any] = {"name": "", "arguments": ""}
+            calls.append({"index": index, "id": "", "type": "function", "function": function})
+            call = calls[-1]
         call["id"] = part.get("id") or call["id"]
         call["type"] = part.get("type") or call["type"]
-        function = part.get("function") or {}
-        call["function"]["name"] += function.get("name") or ""
-        call["function"]["arguments"] += function.get("arguments") or ""
+        added = part.get("function") or {}
+        call["function"]["name"] += added.get("name") or ""
+        call["function"]["arguments"] += added.get("arguments") or ""
 
 
 def gathered(message: dict[str, Any]) -> dict[str, Any]:

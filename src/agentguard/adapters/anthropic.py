@@ -239,7 +239,7 @@ def govern(
         members = {"__module__": base.__module__, "__doc__": base.__doc__}
         governed = _CLASSES[base] = type(f"Governed{base.__name__}", (_Keeping, base), members)
     if type(made) is not governed:  # a shell of the governed class, for the SDK's own copying to make the client of
-        shell = object.__new__(governed)
+        shell: Any = object.__new__(governed)
         shell.__dict__.update(made.__dict__)
         made = shell.copy()
     return cast("ClientT", made)
