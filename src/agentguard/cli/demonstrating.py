@@ -11,6 +11,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 from importlib.resources import as_file, files
@@ -38,7 +39,7 @@ PATIENCE_S: Final = 300
 """How long one process of the demo may take, in seconds."""
 
 _ENDPOINT: Final = ("OPENAI_API_KEY", "OPENAI_BASE_URL")
-_LONGEST: Final = 110
+_LONGEST: Final = 150
 
 
 def demo(
@@ -89,6 +90,7 @@ class _Stage:
         self._words = {rule.id: rule.message for rule in rules if rule.message}
         self._costs = {tool.spec.name: tool.spec.cost_usd for tool in load_tools(str(folder / "tools.py:TOOLS"))}
         self._seen: dict[str, int] = {}
+        self._steps: Counter[str] = Counter()
 
     def announce(self) -> None:
         """Say who the model is and where policy and agent can be read."""
@@ -148,6 +150,7 @@ class _Stage:
     # --- processes -----------------------------------------------------------------------------------
 
     def _start(self, command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+        sys.stdout.flush()
         try:
             return subprocess.run(  # noqa: S603  # this interpreter, with arguments of our own
                 [sys.executable, *command],
@@ -196,15 +199,17 @@ class _Stage:
         self._seen[run_id] = found[-1].seq
         told = Telling(self._places, self._words, self._costs).rows(fresh)
         home = f"{self._folder}/"
-        rows = [(str(n), *(cell.replace(home, "") for cell in row)) for n, row in enumerate(told, 1)]
-        table(
-            ("STEP", "WHAT", "DECISION", "RULE", "USD", "DETAIL"),
-            ((*row[:-1], _short(row[-1])) for row in rows),
-        )
+        rows = []
+        for row in told:
+            self._steps[run_id] += 1
+            *cells, detail = (cell.replace(home, "") for cell in row)
+            rows.append((str(self._steps[run_id]), *cells, _short(detail)))
+        table(("STEP", "WHAT", "DECISION", "RULE", "USD", "DETAIL"), rows)
 
     def _report(self, run_id: str) -> None:
         with self._store() as gateway:
             report = gateway.resume(run_id).report
+        done = Counter(f"{action.tool} {action.status}" for action in report.actions_taken)
         self._head("Report")
         fields(
             [
@@ -213,7 +218,7 @@ class _Stage:
                 ("stop reason", report.stop_reason.value if report.stop_reason else ""),
                 ("why", str(report.details.get("note") or report.details.get("error") or "")),
                 ("result", "" if report.result is None else compact(report.result)),
-                ("actions", ", ".join(f"{a.tool} {a.status}" for a in report.actions_taken)),
+                ("actions", ", ".join(f"{what} x {times}" if times > 1 else what for what, times in done.items())),
                 *(("warning", warning) for warning in report.warnings),
                 ("usage", usage_text(report.usage)),
                 ("audit head", report.audit_head),
@@ -302,7 +307,7 @@ class Telling:
 
     def _outcome(self, entry: Entry, intent: Entry) -> tuple[str, str, str, str, str]:
         done = entry.facts.get("status") == "succeeded"
-        decision = ("approved" if intent.facts.get("approval") else "allow") if done else entry.decision
+        decision = ("approved" if intent.facts.get("approval") else "allowed") if done else entry.decision
         cost = self._costs.get(entry.tool, Decimal(0))
         arguments = intent.body.get("arguments") if isinstance(intent.body, Mapping) else None
         result = entry.body.get("result") if isinstance(entry.body, Mapping) else None

@@ -60,7 +60,7 @@ class Entry:
         """Arguments, result, or reason."""
         body = self.body
         if isinstance(body, Mapping):
-            for name in ("detail", "error", "result", "arguments", "task"):
+            for name in ("detail", "error", "note", "result", "arguments", "task"):
                 if body.get(name) is not None:
                     value = body[name]
                     return value if isinstance(value, str) else compact(value)

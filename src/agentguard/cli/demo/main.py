@@ -21,8 +21,8 @@ from agentguard import Prices, Run, ToolGateway
 from agentguard.adapters.openai import LoopResult, resume_loop, run_loop
 
 HERE = Path(__file__).parent
-MODEL = os.environ.get("OPENAI_MODEL", "gpt-5-mini")
-PRICES = Prices({"gpt-5-mini*": ("0.25", "2"), "*": ("1.25", "10")})  # US dollars per million tokens, in and out
+MODEL = os.environ.get("OPENAI_MODEL", "gpt-5")
+PRICES = Prices({"gpt-5": ("1.25", "10"), "gpt-5-mini*": ("0.25", "2")})  # US dollars per million tokens, in and out
 TASK = "You answer customers of a lamp shop. Refunds and mails are made with the tools."
 
 
