@@ -195,7 +195,7 @@ def _obstacle(request: ApprovalRequest, by: ApproverIdentity, now: int) -> tuple
             BAD_VERDICT,
             "the approver has no usable name; pass the ApproverIdentity of an authenticated person",
         )
-    if isinstance(by.roles, str) or not all(isinstance(role, str) for role in by.roles):
+    if isinstance(by.roles, str) or not all(isinstance(role, str) and role.isprintable() for role in by.roles):
         return BAD_VERDICT, f"the roles of approver {by.name} must be a tuple of strings, for example ('finance',)"
     request = as_of(request, now)
     if request.status == "expired":

@@ -916,10 +916,7 @@ def vote(tx: Transaction, op: Vote) -> ApprovalRequest:
         raise ApprovalError(f"There is no approval request {op.id}.", code="AG631")
     run = _need_run(tx, request.tenant, request.run_id)
     decided = routing.vote(request, op.verdict, tx.now)
-    tx.put_approval(decided)
     grant = routing.grants(decided)
-    if grant is not None:
-        tx.put_grant(grant)
     verdict = op.verdict
     facts: Mapping[str, str | int | bool | None] = {
         "approval": request.id,
@@ -935,7 +932,11 @@ def vote(tx: Transaction, op: Vote) -> ApprovalRequest:
         "verdict": verdict.kind,
     }
     kind: EventKind = "approval.voted" if decided.status == "pending" else "approval.decided"
+    # First the record: what cannot be recorded must not be decided.
     _sealed(tx, run, Event(kind, facts, (verdict.reason or "").encode("utf-8", "replace")))
+    tx.put_approval(decided)
+    if grant is not None:
+        tx.put_grant(grant)
     if decided.status == "terminated" and run.status not in RUN_ENDED:
         _drop_requests(tx, run)
         _wake(tx, run)  # so that the wait for this very answer does not count as work
