@@ -190,9 +190,7 @@ class Talk:
     def result(self, call_id: str, content: str) -> list[Any]:
         """A tool result as somebody else might write it."""
         if self.api == "messages":
-            return [
-                {"role": "user", "content": [{"type": "tool_result", "tool_use_id": call_id, "content": content}]}
-            ]
+            return [{"role": "user", "content": [{"type": "tool_result", "tool_use_id": call_id, "content": content}]}]
         if self.api == "responses":
             return [{"type": "function_call_output", "call_id": call_id, "output": content}]
         return [{"role": "tool", "tool_call_id": call_id, "content": content}]

@@ -62,9 +62,7 @@ def test_hosted_tools_are_taken_out_by_default(talk: Talk, shop: Shop) -> None:
 
 
 def test_a_hosted_tool_that_needs_a_person_is_taken_out(talk: Talk) -> None:
-    shop = Shop(
-        Policy(allow={"orders.get"}, require_approval={"hosted.web_search"}), extra=[hosted_tool("web_search")]
-    )
+    shop = Shop(Policy(allow={"orders.get"}, require_approval={"hosted.web_search"}), extra=[hosted_tool("web_search")])
     with ModelServer(["done"]) as server, shop.run() as run:
         talk.ask(talk.govern(talk.client(server), run), tools=[talk.hosted()])
     assert "tools" not in server.bodies[0]
@@ -214,12 +212,12 @@ def test_a_made_up_result_of_a_call_that_waits_is_refused(talk: Talk, shop: Shop
 
 def test_results_of_another_process_are_known_from_the_store(talk: Talk, shop: Shop) -> None:
     with ModelServer(["done", "again"]) as server, shop.run() as run:
-        answer = talk.calls(GET, ("2", "vault_open", {}))
+        answer = talk.calls(GET, ("2", "vault_open", {}), ("3", "orders_get", "not JSON"))
         results = talk.tool_calls(run, answer)
         other = shop.gateway.resume(run.run_id)
         client = talk.govern(talk.client(server), other)
         talk.ask(client, talk.conversation(answer, results.messages))
-        assert list(talk.results_in(server.bodies[0])) == ["1", "2"]
+        assert list(talk.results_in(server.bodies[0])) == ["1", "2", "3"]
         changed = json.loads(json.dumps(results.messages).replace("order", "ordre"))
         with pytest.raises(UngovernedToolResult):  # its first use fixed the content
             talk.ask(client, talk.conversation(answer, changed))
@@ -525,7 +523,10 @@ def test_a_client_that_lost_its_run_sends_nothing(shop: Shop) -> None:
     with ModelServer(["done"]) as server, shop.run() as run:
         with openai.OpenAI(api_key="x", base_url=server.openai_url) as client:
             made: Any = type(gpt.govern(client, run))
-            with made(api_key="x", base_url=server.openai_url) as lost, pytest.raises(ConfigurationError, match="AG657"):
+            with (
+                made(api_key="x", base_url=server.openai_url) as lost,
+                pytest.raises(ConfigurationError, match="AG657"),
+            ):
                 lost.responses.create(model="m", input="x")
         assert server.requests == []
 

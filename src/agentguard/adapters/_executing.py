@@ -66,26 +66,43 @@ def _writable(outcome: Outcome) -> Outcome:
     return outcome
 
 
+def _call(run: Run, found: Proposal) -> tuple[str, Any]:
+    """Tool and arguments for the gateway.
+
+    Arguments that could not be read go there as the text they were: text is no object, so the gateway refuses the
+    call, whatever the tool, and records it.
+    """
+    return _tool_name(run, found.name), found.arguments if found.arguments is not None else found.given
+
+
+def _judged(found: Proposal, outcome: Outcome) -> Outcome:
+    if found.arguments is not None:
+        return _writable(outcome)
+    if not isinstance(outcome, Refused):
+        raise AssertionError("unreadable arguments were not refused")
+    return unreadable(found, outcome)
+
+
 def attempt(run: Run, found: Proposal) -> Outcome:
     """Carry out one proposal."""
-    if found.arguments is None:
+    if not found.call_id or not found.name:
         return unreadable(found)
     try:
-        outcome = run.attempt(_tool_name(run, found.name), found.arguments, call_id=found.call_id)
+        name, arguments = _call(run, found)
+        return _judged(found, run.attempt(name, arguments, call_id=found.call_id))
     except Exception as error:
         return _broken(found, error)
-    return _writable(outcome)
 
 
 async def aattempt(run: Run, found: Proposal) -> Outcome:
     """The same for async code."""
-    if found.arguments is None:
+    if not found.call_id or not found.name:
         return unreadable(found)
     try:
-        outcome = await run.aattempt(_tool_name(run, found.name), found.arguments, call_id=found.call_id)
+        name, arguments = _call(run, found)
+        return _judged(found, await run.aattempt(name, arguments, call_id=found.call_id))
     except Exception as error:
         return _broken(found, error)
-    return _writable(outcome)
 
 
 def execute(run: Run, proposals: Sequence[Proposal], *, parallel: bool = True) -> list[Outcome]:

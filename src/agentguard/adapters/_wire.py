@@ -22,6 +22,9 @@ from agentguard.domain.decisions import StopReason
 MAX_ARGUMENTS: Final = 1_000_000
 """Longest text of arguments that is read, in characters."""
 
+SHOWN_ARGUMENTS: Final = 2000
+"""Characters of unreadable arguments that are recorded."""
+
 FINAL: Final = frozenset({StopReason.KILLED, StopReason.RUN_ENDED, StopReason.GATEWAY_CLOSED, StopReason.NO_ACTIVE_RUN})
 """Reasons after which another model call would be pointless."""
 
@@ -35,12 +38,14 @@ class Proposal:
         name: Name on the wire.
         arguments: Arguments by name, or ``None`` when they could not be read.
         problem: Why the call cannot be made, for people; ``""`` when it can.
+        given: What stood in the place of unreadable arguments, as text, for the audit trail.
     """
 
     call_id: str
     name: str
     arguments: Mapping[str, Any] | None
     problem: str = ""
+    given: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +135,8 @@ def proposal(call_id: object, name: object, arguments: object, *, problem: str =
                 found = dict(arguments) if isinstance(arguments, Mapping) else read_arguments(arguments)
             except ValueError as error:
                 problem = f"the arguments cannot be read: {error}"
-    return Proposal(given_id, given_name, found, problem)
+    shown = "" if found is not None else arguments if isinstance(arguments, str) else repr(arguments)
+    return Proposal(given_id, given_name, found, problem, shown[:SHOWN_ARGUMENTS])
 
 
 def error_text(kind: str, message: str, *, retryable: bool = False) -> str:
@@ -166,8 +172,10 @@ def answer_to(call_id: str, outcome: Outcome) -> Answer | None:
             return Answer(call_id, error_text(StopReason.AMBIGUOUS.value, message), True)
 
 
-def unreadable(found: Proposal) -> Refused:
-    """The refusal of a proposal that cannot be made into a call."""
+def unreadable(found: Proposal, recorded: Refused | None = None) -> Refused:
+    """The refusal of a proposal that cannot be made into a call; ``recorded`` is what the gateway made of it."""
+    if recorded is not None and recorded.reason is not StopReason.INVALID_ARGUMENTS:
+        return recorded
     message = "The call could not be read and was not carried out. Send the arguments as one valid JSON object."
     detail = f"{found.name or 'a call'}: {found.problem}"
     return Refused(StopReason.INVALID_ARGUMENTS, None, message, True, detail, found.call_id, "AG651")
