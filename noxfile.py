@@ -19,7 +19,7 @@ nox.options.reuse_existing_virtualenvs = True
 nox.options.error_on_external_run = True
 
 PROJECT = nox.project.load_toml("pyproject.toml")
-PYTHON_FILES = ("src", "tests", "examples", "docs", "noxfile.py")
+PYTHON_FILES = ("src", "tests", "bench", "examples", "docs", "noxfile.py")
 
 
 def group(*names: str) -> tuple[str, ...]:
