@@ -239,6 +239,28 @@ def test_the_build_runs_the_test_command_of_the_readme() -> None:
     assert [step for step in steps if step not in script] == []
 
 
+def guarantees(page: str) -> dict[str, str]:
+    """Id to wording, as a page states them."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    found = re.findall(r"^\| (G\d+) \| (.*?)(?: \[test\]\(.*\))? \|$", text, re.MULTILINE)
+    return dict(found)
+
+
+def test_guarantees_are_worded_alike_everywhere() -> None:
+    assert guarantees("README.md") == guarantees("docs/explanation/guarantees.md") != {}
+
+
+@pytest.mark.parametrize("guarantee", guarantees("README.md"))
+def test_every_guarantee_names_tests_that_exist(guarantee: str) -> None:
+    text = (ROOT / "docs" / "explanation" / "guarantees.md").read_text(encoding="utf-8")
+    line = next(row for row in text.splitlines() if row.startswith(f"**{guarantee}**: "))
+    named = re.findall(r"\[([^\]]+)\]\(\.\./\.\./(tests/[^)]+)\)", line)
+    assert named
+    for sentence, path in named:
+        test = "def test_" + sentence.replace(" ", "_") + "("
+        assert test in (ROOT / path).read_text(encoding="utf-8"), f"{path} has no {test}"
+
+
 def test_a_wrong_output_would_be_noticed() -> None:
     assert matches("run r-... refused\n", "run r-17 refused")
     assert not matches("run r-... refused\n", "run r-17 allowed")
