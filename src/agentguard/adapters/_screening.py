@@ -7,7 +7,7 @@ policy allows a tool called ``hosted.<type>`` without a person's approval.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from agentguard.domain.calls import Refused
@@ -83,15 +83,3 @@ def unenforceable(what: str) -> CallRefused:
     """The refusal of a request that the gateway cannot look into."""
     detail = f"{what} cannot be governed, so the request was not sent. Use a client of its own for what is no agent's."
     return CallRefused(Refused(StopReason.UNENFORCEABLE, None, "The request was not sent.", False, detail, "", "AG653"))
-
-
-def names_in(tools: Iterable[Any]) -> frozenset[str]:
-    """Names of the function tools of a request."""
-    found: set[str] = set()
-    for entry in tools:
-        if isinstance(entry, Mapping):
-            inner = entry.get("function")
-            name = inner.get("name") if isinstance(inner, Mapping) else entry.get("name")
-            if isinstance(name, str):
-                found.add(name)
-    return frozenset(found)
