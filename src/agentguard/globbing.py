@@ -1,38 +1,50 @@
-"""Names and globs: ``*`` stands for any run of characters, ``?`` for one; nothing else is special.
+"""Names and globs: ``*`` stands for any run of characters, everything else for itself.
 
-Matching takes time proportional to pattern times text at worst and never backtracks beyond the last star,
-so no pattern can be made to hang (the standard library's ``fnmatch`` goes through ``re``).
+Linear in the length of name and pattern, whatever the pattern; no regular expression is involved.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable
+
+NAME = re.compile(r"[A-Za-z0-9_.:/*-]{1,128}")
+"""What a tool name or glob may look like."""
 
 
 def is_glob(pattern: str) -> bool:
-    """Whether ``pattern`` can match more than itself."""
-    return "*" in pattern or "?" in pattern
+    """Whether the pattern can match more than one name."""
+    return "*" in pattern
 
 
-def matches(pattern: str, text: str) -> bool:
-    """Whether the whole of ``text`` matches ``pattern``, case-sensitively."""
-    star = -1
-    mark = p = t = 0
-    while t < len(text):
-        if p < len(pattern) and pattern[p] == "*":
-            star, mark = p, t
-            p += 1
-        elif p < len(pattern) and (pattern[p] == "?" or pattern[p] == text[t]):
-            p += 1
-            t += 1
-        elif star >= 0:
-            mark += 1
-            p, t = star + 1, mark
-        else:
+def matches(pattern: str, name: str) -> bool:
+    """Whether ``name`` matches ``pattern`` as a whole; case matters."""
+    if "*" not in pattern:
+        return pattern == name
+    first, *middle, last = pattern.split("*")
+    if len(name) < len(first) + len(last) or not name.startswith(first) or not name.endswith(last):
+        return False
+    at, end = len(first), len(name) - len(last)
+    for part in middle:
+        found = name.find(part, at, end)
+        if found < 0:
             return False
-    return all(c == "*" for c in pattern[p:])
+        at = found + len(part)
+    return True
 
 
-def any_matches(patterns: Iterable[str], text: str) -> bool:
-    """Whether ``text`` matches one of ``patterns``."""
-    return any(matches(pattern, text) for pattern in patterns)
+def any_matches(patterns: Iterable[str], name: str) -> bool:
+    """Whether ``name`` matches one of ``patterns``."""
+    return any(matches(pattern, name) for pattern in patterns)
+
+
+def any_of(patterns: Iterable[str]) -> Callable[[str], bool]:
+    """A function that says whether a name matches one of the patterns."""
+    patterns = tuple(patterns)
+    exact = frozenset(p for p in patterns if not is_glob(p))
+    globs = tuple(p for p in patterns if is_glob(p))
+    if not globs:
+        return exact.__contains__
+    if "*" in globs:
+        return lambda name: True  # noqa: ARG005 - same shape as the others
+    return lambda name: name in exact or any(matches(p, name) for p in globs)

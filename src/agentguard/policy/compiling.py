@@ -16,10 +16,10 @@ from agentguard.domain.context import RunContext
 from agentguard.domain.decisions import NO_OBLIGATIONS, Obligations
 from agentguard.domain.plans import ToolSpec
 from agentguard.errors import PolicyError
+from agentguard.globbing import any_of
 from agentguard.policy.deciding import Rulebook, allowed
 from agentguard.policy.explaining import demand, shown, time_demand, who_demand
 from agentguard.policy.folding import fold
-from agentguard.policy.globbing import any_of
 from agentguard.policy.matchers import build
 from agentguard.policy.obliging import tightest
 from agentguard.policy.planning import Candidate, Clause, Layer, Plan, Test

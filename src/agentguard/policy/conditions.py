@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo
 
 from agentguard.documents import Document, Path, printable
 from agentguard.domain.plans import EFFECTS, RISKS
-from agentguard.policy.globbing import NAME
+from agentguard.globbing import NAME
 from agentguard.policy.matchers import NotLinear, literal, pattern_search
 from agentguard.policy.reading import Reader
 from agentguard.policy.recognising import HOST

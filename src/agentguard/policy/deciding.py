@@ -21,8 +21,8 @@ from agentguard.domain.decisions import (
     Decision,
     VerdictName,
 )
+from agentguard.globbing import matches
 from agentguard.policy.explaining import because, changes_for, holds, model_message, not_said, said, terms_text
-from agentguard.policy.globbing import matches
 from agentguard.policy.obliging import Unenforceable, tightest
 from agentguard.policy.planning import Candidate, LayerVerdict, Plan, Vector
 from agentguard.policy.truth import Truth

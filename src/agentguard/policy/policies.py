@@ -10,7 +10,7 @@ from agentguard.canonical import digest, dumps
 from agentguard.documents import Document, load, load_file, printable
 from agentguard.domain.decisions import ApprovalTerms, Finding, Mode
 from agentguard.errors import PolicyError
-from agentguard.policy.globbing import NAME
+from agentguard.globbing import NAME
 from agentguard.policy.rules import Default, Rule, Selector, Verb
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol, TypeGuard
 from agentguard.documents import did_you_mean
 from agentguard.domain.decisions import Finding
 from agentguard.domain.plans import ToolSpec
-from agentguard.policy.globbing import is_glob, matches
+from agentguard.globbing import is_glob, matches
 from agentguard.policy.rules import Rule, Selector
 from agentguard.policy.schemas import Schema, alternatives, step, types_of
 from agentguard.policy.truth import kind, same

@@ -10,7 +10,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from agentguard.policy.globbing import any_of, matches
+from agentguard.globbing import any_of, matches
 from agentguard.policy.matchers import NotLinear, build, pattern_search
 from agentguard.policy.recognising import plain_host
 from agentguard.policy.truth import ABSENT, WrongShape, both, either, kind, opposite, reach, same
