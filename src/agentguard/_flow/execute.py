@@ -319,7 +319,8 @@ def _leased(work: _Work, spec: ToolSpec) -> Flow[None]:
     try:
         leased: Leased = yield from Lease(requests)
     except Exception as error:
-        detail = f"The credentials of {spec.name} could not be leased: {name_of(error)}: {text_of(error)}"
+        # What a provider says may hold a secret that nobody knows yet, so nothing of it goes on.
+        detail = f"The credentials of {spec.name} could not be leased: {name_of(error)}."
         work.refuse(StopReason.CREDENTIALS_UNAVAILABLE, detail, "AG673", retryable=True)
         return
     try:

@@ -62,9 +62,10 @@ def _walk(value: Any, text: Callable[[str], str], depth: int = 0) -> Any:
 
 
 def _forms(secret: str) -> tuple[str, ...]:
-    # The shapes in which a secret travels: as it is, within JSON (and JSON within JSON), Base64, in a URL.
+    # The shapes in which a secret travels: as it is, within JSON (and JSON within JSON), Base64, in a URL, and as
+    # Python shows it (the text of a KeyError is such a form).
     raw = secret.encode("utf-8", "surrogatepass")
-    forms = {secret}
+    forms = {secret, repr(secret)[1:-1], ascii(secret)[1:-1], repr(raw)[2:-1]}
     for ascii_only in (True, False):
         once = json.dumps(secret, ensure_ascii=ascii_only)[1:-1]
         forms |= {once, json.dumps(once, ensure_ascii=ascii_only)[1:-1]}

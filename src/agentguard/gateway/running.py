@@ -90,6 +90,7 @@ _ENDINGS: Final[Mapping[str, EventKind]] = {
 }
 _SHORT_LEASE_NS: Final = 60 * NANO
 _PAGE: Final = 1000
+_ANSWERS: Final = frozenset(("call.outcome", "call.refused", "call.replayed", "call.resolved"))
 
 
 class Run:
@@ -413,8 +414,9 @@ class Run:
 
     def _warn(self, warnings: Sequence[str]) -> None:
         for warning in warnings:
-            if warning not in self._warnings:
-                self._warnings.append(warning)
+            kept = self._gateway._text(warning)
+            if kept not in self._warnings:
+                self._warnings.append(kept)
 
     def _asked(self) -> Steps[tuple[ApprovalRequest, ...]]:
         wanted = ApprovalFilter(self.context.tenant, self.run_id, limit=_PAGE)
@@ -435,6 +437,30 @@ class Run:
         calls = yield from ListCalls(self.context.tenant, self.run_id)
         waiting = {call.approval_id for call in calls if call.status == "pending"}
         return tuple(request for request in found if request.id in waiting)
+
+    def _issuing(self, call_ids: Iterable[str]) -> Steps[frozenset[str]]:
+        wanted = frozenset(call_ids)
+        calls = yield from ListCalls(self.context.tenant, self.run_id)
+        found = {c.call_id for c in calls if c.status in ("succeeded", "failed", "ambiguous")} & wanted
+        after = 0
+        while found != wanted and (page := (yield from ReadAudit(self.context.tenant, self.run_id, after, _PAGE))):
+            for record in page:
+                line = from_json(record.line)
+                if line["kind"] in _ANSWERS and line["facts"].get("call") in wanted:
+                    found.add(line["facts"]["call"])
+            after = page[-1].seq
+        return frozenset(found)
+
+    def issued(self, call_ids: Iterable[str]) -> frozenset[str]:
+        """Which of these calls the gateway has answered in this run, refusals included.
+
+        Adapters ask before they let tool results of a conversation from elsewhere reach a model.
+        """
+        return self._gateway._through(self._issuing(call_ids))
+
+    async def aissued(self, call_ids: Iterable[str]) -> frozenset[str]:
+        """The same for async code."""
+        return await self._gateway._athrough(self._issuing(call_ids))
 
     def resume_calls(self) -> dict[str, Outcome]:
         """Call again what waits for a person, with the arguments it was asked for: outcome per ``call_id``.
@@ -619,7 +645,7 @@ class Run:
         body = self._gateway._body({"input": given, "output": outcome})
         facts: dict[str, str | int | bool | None] = {
             "agent": self.context.agent,
-            "name": self._gateway._text(shown(name, 128)),
+            "name": shown(self._gateway._text(str(name)), 128),
             "step": kind,
         }
         yield from self._using(((STEPS, 1),), Event("step", facts, body))

@@ -13,6 +13,7 @@ from agentguard import Budget, Prices, StopReason
 from agentguard.domain.operations import Reserve, Settle
 from agentguard.errors import BudgetExceeded, ConfigurationError, RunError, RunKilled, StoreUnavailable
 from tests.battery.scene import Broken, Scene
+from tests.naming import shown as shown_id
 
 PRICES = Prices({"m": ("1.25", "10")})
 
@@ -235,7 +236,7 @@ def test_a_cancelled_reservation_holds_nothing(scene: Scene) -> None:
         {"model": ""},
         {"model": None},
     ],
-    ids=str,
+    ids=shown_id,
 )
 def test_numbers_that_are_none_are_refused_and_charge_nothing(plain: Scene, settings: dict[str, Any]) -> None:
     run = plain.run(plain.gateway())

@@ -24,6 +24,7 @@ from agentguard.errors import (
 )
 from agentguard.tools.current import CURRENT
 from tests.battery.scene import Broken, Scene, of
+from tests.naming import shown as shown_id
 
 ANSWER = {"type": "object", "properties": {"answer": {"type": "string"}}, "required": ["answer"]}
 
@@ -391,7 +392,7 @@ def test_a_redactor_that_fails_withholds_and_does_not_keep_a_run_from_ending(sce
         {"output_spec": {"type": "nonsense"}},
         {"budget": Budget(scope="tenant", max_steps=1)},
     ],
-    ids=str,
+    ids=shown_id,
 )
 def test_a_run_that_cannot_be_kept_is_not_made(plain: Scene, settings: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError):
