@@ -26,7 +26,7 @@ def test_a_user_and_a_session_may_be_an_address(kind: str) -> None:
 def test_anything_else_is_refused_by_kind(value: Any) -> None:
     with pytest.raises(ConfigurationError, match="tenant") as caught:
         check_id("tenant", value)
-    assert caught.value.code == "AG110"
+    assert caught.value.code == "AG134"
 
 
 @pytest.mark.parametrize("value", ["", "a b", "a\n", "x" * 129, "ä@b", None])
