@@ -504,3 +504,17 @@ def test_anything_unforeseen_at_admission_is_a_recorded_refusal() -> None:
     refusal(call(house(do), world), StopReason.INTERNAL_ERROR)
     assert world.names == ["Begin", "Append"]
     assert world.one(Append).event.facts["code"] == "AG679"
+
+
+def test_what_cannot_be_shown_as_it_was_asked_is_shown_as_it_will_run() -> None:
+    class Spoken:
+        """Read by the tool's own validation; JSON does not know it."""
+
+    at = house(do, policy=ASK)
+    effective = at.plans["do"].tool.validate({"x": 3})
+    at.plans["do"].tool.validate = lambda arguments: effective
+    world = World(Begin=WAITING)
+    call(at, world, arguments={"x": Spoken()})
+    demand = world.one(Begin).approval
+    assert demand is not None
+    assert demand.proposed == {"x": 3, "note": ""}

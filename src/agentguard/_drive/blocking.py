@@ -146,8 +146,9 @@ def _invoke(effect: Invoke, ports: Ports, left: Abandoned) -> Any:
     limit = effect.timeout_s
     if limit is None or effect.tool.spec.inline:
         return invoke(effect)
-    future = ports.workers.submit(lambda: invoke(effect))
+    future: Future[Any] = Future()
     try:
+        ports.workers.submit(lambda: invoke(effect), future)
         return future.result(min(limit, LONGEST_S))
     except FutureTimeout:
         if future.done():

@@ -45,20 +45,26 @@ class Workers:
         # not know it yet must not look free.
         self._load = 0
 
-    def submit(self, call: Callable[[], Any]) -> Future[Any]:
+    def submit(self, call: Callable[[], Any], future: Future[Any] | None = None) -> Future[Any]:
         """Run ``call`` in a worker, in a copy of the current context (so that nested calls find their run).
+
+        Args:
+            call: What to run.
+            future: Where its end is told; made when ``None``. A caller that can be interrupted in here brings it
+                along, so that it can still call off what it may have submitted.
 
         Raises:
             NotStarted: There is no worker and none can be started; ``call`` will not run.
         """
-        future: Future[Any] = Future()
+        future = Future() if future is None else future
         context = contextvars.copy_context()
         with self._lock:
             if self._load >= self._threads and self._threads < self._limit:
+                self._threads += 1
                 try:
                     threading.Thread(target=self._work, name="agentguard-worker", daemon=True).start()
-                    self._threads += 1
                 except RuntimeError as error:  # no more threads, or the interpreter is ending
+                    self._threads -= 1
                     if not self._threads:
                         raise NotStarted(f"no worker could be started: {error}") from error
             self._load += 1
