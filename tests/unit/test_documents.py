@@ -230,7 +230,7 @@ def test_an_error_of_the_reader_without_a_mark_is_a_finding_too(monkeypatch: pyt
     ],
 )
 def test_hostile_text_is_answered_within_a_second(text: str) -> None:
-    start = time.perf_counter()
+    start = time.thread_time()
     with contextlib.suppress(PolicyError):
         load(text)
-    assert time.perf_counter() - start < 1
+    assert time.thread_time() - start < 1

@@ -103,7 +103,7 @@ def mutated(rng: random.Random) -> str:
 
 
 def outcome(text: str) -> str:
-    start = time.perf_counter()
+    start = time.thread_time()
     try:
         compile_layers([Policy.from_string(text, "f.yaml")], case_registry())
         answer = "loaded"
@@ -111,7 +111,7 @@ def outcome(text: str) -> str:
         answer = (
             "refused" if error.findings and all(f.code and (f.line or not f.file) for f in error.findings) else "mute"
         )
-    assert time.perf_counter() - start < LIMIT, text[:200]
+    assert time.thread_time() - start < LIMIT, text[:200]
     return answer
 
 

@@ -22,6 +22,7 @@ from agentguard import canonical
 from agentguard.errors import ToolDefinitionError
 from agentguard.tools.schema import ArgumentsInvalid, Validated
 from agentguard.tools.tool import define
+from tests.naming import shown as shown_id
 
 ID = UUID("12345678-1234-5678-1234-567812345678")
 
@@ -184,7 +185,7 @@ def test_what_does_not_fit_is_refused(hint: Any, value: Any) -> None:
         (int | str, "a", "a", "a"),
         (Order | None, None, None, None),
     ],
-    ids=lambda value: ascii(value)[:30],
+    ids=lambda value: shown_id(value, 30),
 )
 def test_rich_types_take_their_json_form_and_their_instances(
     hint: Any, given_value: Any, kwarg: Any, effective: Any
@@ -208,7 +209,7 @@ def test_rich_types_take_their_json_form_and_their_instances(
         (bytes, b"abc"),
         (PurePosixPath, PurePosixPath("/a/b")),
     ],
-    ids=lambda value: ascii(value)[:30],
+    ids=lambda value: shown_id(value, 30),
 )
 def test_validating_the_effective_arguments_again_gives_the_same_call(hint: Any, value: Any) -> None:
     validate = one(hint)

@@ -14,6 +14,7 @@ from agentguard.domain.context import CallContext
 from agentguard.domain.plans import Breaker, Retry, Sandbox
 from agentguard.errors import ToolDefinitionError
 from agentguard.tools.tool import define, tool
+from tests.naming import shown as shown_id
 
 
 class Credentials:
@@ -86,7 +87,7 @@ def test_good_names(name: str) -> None:
         ("AG229", {"timout": "5s"}),
         ("AG229", {"efect": "read"}),
     ],
-    ids=lambda value: ascii(value)[:50],
+    ids=lambda value: shown_id(value, 50),
 )
 def test_settings_that_cannot_be_honoured(code: str, settings: dict[str, Any]) -> None:
     assert rejected(code, **settings).startswith("tool plain: ")
@@ -169,7 +170,7 @@ class Static:
         *(generator, agenerator, Generating(), int, Credentials, property(plain), 5, "plain", None, print, iter),
         *(Static.__dict__["static"], Static.__dict__["as_class"], tool(plain, name="already")),
     ],
-    ids=ascii,
+    ids=shown_id,
 )
 def test_what_is_no_plain_function_cannot_be_a_tool(function: Any) -> None:
     with pytest.raises(ToolDefinitionError) as caught:

@@ -14,6 +14,7 @@ from agentguard.errors import ToolDefinitionError
 from agentguard.tools import given as subject
 from agentguard.tools.schema import ArgumentsInvalid
 from agentguard.tools.tool import Tool, define
+from tests.naming import shown as shown_id
 
 ORDER = {
     "type": "object",
@@ -137,7 +138,7 @@ def test_every_keyword_says_what_it_expects(schema: Any, value: Any, message: st
         {"properties": {"x": {"type": "integer", "default": "one"}}},
         {"properties": {"x": {"$dynamicRef": "https://example.com/#meta"}}},
     ],
-    ids=ascii,
+    ids=shown_id,
 )
 def test_schemas_that_cannot_be_read_are_definition_errors(schema: Any) -> None:
     assert rejected(schema).startswith("tool remote: ")

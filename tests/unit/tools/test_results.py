@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field, field_serializer
 
 from agentguard.tools.schema import OutputInvalid
 from agentguard.tools.tool import Tool, define
+from tests.naming import shown as shown_id
 
 
 class Item(BaseModel):
@@ -70,7 +71,7 @@ def returning(hint: Any, **settings: Any) -> Tool:
         (..., [1, "a"], '[1,"a"]'),
         (object, "x", '"x"'),
     ],
-    ids=ascii,
+    ids=shown_id,
 )
 def test_results_are_written_and_read_back(hint: Any, value: Any, text: str) -> None:
     made = returning(hint)
@@ -94,7 +95,7 @@ def test_results_are_written_and_read_back(hint: Any, value: Any, text: str) -> 
             (Measured, Measured(x=0, y=[float("inf")])),
         ),
     ],
-    ids=lambda value: ascii(value)[:30],
+    ids=lambda value: shown_id(value, 30),
 )
 def test_results_that_do_not_fit_are_refused(hint: Any, value: Any) -> None:
     with pytest.raises(OutputInvalid) as caught:
