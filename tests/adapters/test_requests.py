@@ -270,9 +270,8 @@ def test_results_put_into_a_stored_conversation_are_checked(shop: Shop) -> None:
 @pytest.mark.parametrize("path", ["/threads/t/runs", "/batches", "/evals", "/realtime/sessions", "/new/thing", "/v1"])
 def test_unknown_ways_to_a_model_are_refused(shop: Shop, path: str) -> None:
     with ModelServer(["done"]) as server, shop.run() as run:
-        with openai.OpenAI(api_key="x", base_url=server.openai_url) as client:
-            with pytest.raises(CallRefused) as caught:
-                gpt.govern(client, run).post(path, cast_to=object, body={})
+        with openai.OpenAI(api_key="x", base_url=server.openai_url) as client, pytest.raises(CallRefused) as caught:
+            gpt.govern(client, run).post(path, cast_to=object, body={})
         with anthropic.Anthropic(api_key="x", base_url=server.url) as other, pytest.raises(CallRefused):
             claude.govern(other, run).post(f"/v1{path}", cast_to=object, body={})
         assert caught.value.reason is StopReason.UNENFORCEABLE
@@ -328,13 +327,12 @@ def test_an_absolute_address_is_governed_like_a_path(shop: Shop) -> None:
 
 
 def test_realtime_connections_are_refused(shop: Shop) -> None:
-    with ModelServer(["done"]) as server, shop.run() as run:
-        with openai.OpenAI(api_key="x", base_url=server.openai_url) as client:
-            governed = gpt.govern(client, run)
-            with pytest.raises(CallRefused):
-                governed.realtime.connect(model="m")
-            with pytest.raises(CallRefused):
-                governed.with_options(timeout=3).beta.realtime.connect(model="m")
+    with shop.run() as run, openai.OpenAI(api_key="x", base_url="http://127.0.0.1:9/v1") as client:
+        governed = gpt.govern(client, run)
+        with pytest.raises(CallRefused):
+            governed.realtime.connect(model="m")
+        with pytest.raises(CallRefused):
+            governed.with_options(timeout=3).beta.realtime.connect(model="m")
 
 
 def test_reading_and_files_pass_through_uncharged(shop: Shop) -> None:

@@ -71,12 +71,13 @@ def test_a_tool_with_a_body_of_its_own_is_never_called_by_the_runner(shop: Shop)
         return "ungoverned"
 
     with ModelServer([[GET], "done"]) as server, shop.run() as run:
-        with anthropic.Anthropic(api_key="x", base_url=server.url) as client:
-            runner = runner_of(claude.govern(client, run), shop, run, tools=[own])
-            for message in claude.govern_runner(runner, run):
-                runner.append_messages(message)  # the trap: it does not keep the tools from running
-                runner.generate_tool_call_response()
-                break
+        client = anthropic.Anthropic(api_key="x", base_url=server.url)
+        runner = runner_of(claude.govern(client, run), shop, run, tools=[own])
+        for message in claude.govern_runner(runner, run):
+            runner.append_messages(message)  # the trap: it does not keep the tools from running
+            runner.generate_tool_call_response()
+            break
+        client.close()
     assert called == []
     assert shop.ran == [("get", "A")]
 
@@ -107,28 +108,26 @@ def test_a_call_that_waits_ends_the_anthropic_runner(shop: Shop) -> None:
 
 
 def test_a_runner_of_another_client_is_refused(shop: Shop) -> None:
-    with ModelServer(["done"]) as server, shop.run() as run, shop.run() as other:
-        with anthropic.Anthropic(api_key="x", base_url=server.url) as client:
-            for made in (client, claude.govern(client, other)):
-                with pytest.raises(ConfigurationError, match="AG659"):
-                    claude.govern_runner(runner_of(made, shop, run), run)
+    with shop.run() as run, shop.run() as other, anthropic.Anthropic(api_key="x") as client:
+        for made in (client, claude.govern(client, other)):
             with pytest.raises(ConfigurationError, match="AG659"):
-                claude.govern_runner(object(), run)
+                claude.govern_runner(runner_of(made, shop, run), run)
+        with pytest.raises(ConfigurationError, match="AG659"):
+            claude.govern_runner(object(), run)
 
-            class NoRunner:
-                _client = claude.govern(client, run)
+        class NoRunner:
+            _client = claude.govern(client, run)
 
-            with pytest.raises(ConfigurationError, match="AG659"):
-                claude.govern_runner(NoRunner(), run)
+        with pytest.raises(ConfigurationError, match="AG659"):
+            claude.govern_runner(NoRunner(), run)
 
 
 def test_an_eager_runner_is_refused(shop: Shop) -> None:
-    with ModelServer(["done"]) as server, shop.run() as run:
-        with anthropic.Anthropic(api_key="x", base_url=server.url) as client:
-            runner = runner_of(claude.govern(client, run), shop, run, stream=True)
-            runner._run_tools_eagerly = True
-            with pytest.raises(ConfigurationError, match="run_tools_eagerly"):
-                claude.govern_runner(runner, run)
+    with shop.run() as run, anthropic.Anthropic(api_key="x") as client:
+        runner = runner_of(claude.govern(client, run), shop, run, stream=True)
+        runner._run_tools_eagerly = True
+        with pytest.raises(ConfigurationError, match="run_tools_eagerly"):
+            claude.govern_runner(runner, run)
 
 
 if HAS_RUNNER:

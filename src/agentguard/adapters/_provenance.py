@@ -8,10 +8,11 @@ its first use.
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakKeyDictionary
 
 from agentguard.adapters._wire import digest_of
@@ -21,6 +22,8 @@ from agentguard.domain.decisions import StopReason
 from agentguard.errors import CallRefused
 
 if TYPE_CHECKING:
+    from agentguard.domain.calls import CallRecord
+    from agentguard.domain.events import AuditRecord
     from agentguard.gateway import Run
 
 
@@ -138,20 +141,46 @@ class Provenance:
             UngovernedToolResult: There is one.
         """
         refused, unknown = self.sort(results)
-        if unknown and not refused:
-            issued = run.issued([r.call_id for r in unknown])
-            self.settle(refused, unknown, issued, {r.call_id for r in run.pending()})
-        elif refused:
+        if refused:
             raise UngovernedToolResult(refused)
+        if unknown:
+            wanted = {result.call_id for result in unknown}
+            gateway, tenant = run._gateway, run.context.tenant
+            issued = _ended(gateway.runs.calls(run.run_id, tenant=tenant))
+            if not wanted <= issued:
+                issued |= {_answered(record) for record in gateway.audit.records(run.run_id, tenant=tenant)}
+            self.settle(refused, unknown, issued, {request.call_id for request in run.pending()})
 
     async def acheck(self, run: Run, results: Sequence[Given]) -> None:
         """The same for async code."""
         refused, unknown = self.sort(results)
-        if unknown and not refused:
-            issued = await run.aissued([r.call_id for r in unknown])
-            self.settle(refused, unknown, issued, {r.call_id for r in await run.apending()})
-        elif refused:
+        if refused:
             raise UngovernedToolResult(refused)
+        if unknown:
+            wanted = {result.call_id for result in unknown}
+            gateway, tenant = run._gateway, run.context.tenant
+            issued = _ended(await gateway.runs.acalls(run.run_id, tenant=tenant))
+            if not wanted <= issued:
+                issued |= {_answered(record) async for record in gateway.audit.arecords(run.run_id, tenant=tenant)}
+            self.settle(refused, unknown, issued, {request.call_id for request in await run.apending()})
+
+
+_ENDS: Final = frozenset({"call.refused", "call.outcome", "call.replayed", "call.resolved"})
+
+
+def _ended(calls: Iterable[CallRecord]) -> set[str]:
+    """Ids of the calls that have an answer."""
+    return {call.call_id for call in calls if call.status not in ("pending", "running")}
+
+
+def _answered(record: AuditRecord) -> str:
+    """Id of the call that a record tells the end of; ``""`` for every other record.
+
+    Refused calls leave no row; the audit trail knows them.
+    """
+    line = json.loads(record.line)
+    call_id = line["facts"].get("call") if line["kind"] in _ENDS else None
+    return call_id if isinstance(call_id, str) else ""
 
 
 def _key(name: str, arguments: Mapping[str, Any]) -> tuple[str, str]:
