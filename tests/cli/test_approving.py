@@ -6,9 +6,9 @@ import json
 from typing import Any
 
 import pytest
-from tests.cli.conftest import SERVICE, Cli, Place
 
 from agentguard import Completed, Policy, ToolGateway
+from tests.cli.conftest import SERVICE, Cli, Place
 
 FINANCE = ("--by", "ana", "--role", "finance")
 

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.cli.conftest import Cli, Place
 
 from agentguard import ToolGateway
 from agentguard.cli import auditing
+from tests.cli.conftest import Cli, Place
 
 
 def change(place: Place, statement: str) -> None:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from tests.cli.conftest import POLICY, Cli
 
 MISSPELT = POLICY.replace("amount: {minimum", "amuont: {minimum")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import subprocess
 import sys
 from decimal import Decimal
@@ -10,16 +12,29 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.cli.conftest import Cli, Done
 
 from agentguard.cli import demonstrating
 from agentguard.cli.timeline import Entry
 from agentguard.testing.model_server import ModelServer
+from tests.cli.conftest import Cli, Done
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Done]:
+    """One demo, in a process of its own."""
+    folder = tmp_path_factory.mktemp("demo")
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("OPENAI_", "AGENTGUARD_"))}
+    command = [sys.executable, "-m", "agentguard.cli", "demo"]
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=120, check=False)
+    return folder, Done(done.returncode, done.stdout, done.stderr)
 
 
 @pytest.fixture
-def played(cli: Cli) -> Done:
-    return cli("demo")
+def played(cli: Cli, first: tuple[Path, Done], tmp_path: Path) -> Done:
+    """What it said, and what it left behind, here."""
+    for path in first[0].iterdir():
+        shutil.copy(path, tmp_path)
+    return first[1]
 
 
 def rows(done: Done) -> list[list[str]]:
@@ -108,7 +123,7 @@ def test_an_endpoint_of_the_environment_is_used_unless_told_otherwise(
         assert "2. A person decides" not in done.out
         asked = len(server.requests)
         assert asked == 2
-        assert "a scripted model" in cli("demo", "--scripted").out
+        assert "a scripted model" in cli("demo", "--scripted", "--resume", "run_x").out
         assert len(server.requests) == asked
 
 
@@ -133,7 +148,9 @@ def test_without_the_sdk_the_pip_line_is_printed(cli: Cli, monkeypatch: pytest.M
         ("pass", "The agent opened no run."),
     ],
 )
-def test_an_agent_that_fails_is_an_error(cli: Cli, monkeypatch: pytest.MonkeyPatch, program: str | None, text: str) -> None:
+def test_an_agent_that_fails_is_an_error(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, program: str | None, text: str
+) -> None:
     there: Any = subprocess.run
 
     def run(command: list[str], **settings: Any) -> Any:

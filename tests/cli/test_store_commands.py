@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.cli.conftest import SERVICE, Cli, Place
 
 from agentguard import Policy, RunKilled, ToolGateway
+from tests.cli.conftest import SERVICE, Cli, Place
 
 ISO = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 
