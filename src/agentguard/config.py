@@ -39,6 +39,7 @@ _BUDGET_KEYS: Final = (
     "per_tool",
     "counters",
 )
+_VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}", re.ASCII)
 _FIRST_WORD: Final = re.compile(r"\w+")
 _ARCHITECTURE: Final[Mapping[str, tuple[str, ...]]] = {
     "tool_gateway": ("owned",),
@@ -293,14 +294,11 @@ def _credentials(reader: _Reader, value: Mapping[str, Any]) -> CredentialProvide
         return None
     section = reader.mapping(value["credentials"], ("credentials",), ("env",))
     prefix = section.get("env")
-    if not isinstance(prefix, str) or not prefix:
-        reader.wrong("AG111", "credentials needs env: the prefix of the environment variables", ("credentials",))
+    if not isinstance(prefix, str) or not _VARIABLE.fullmatch(prefix):
+        message = 'credentials needs env: the prefix of the environment variables, such as "AGENT_SECRET_"'
+        reader.wrong("AG111", message, ("credentials", "env"))
         return None
-    try:
-        return EnvCredentials(prefix)
-    except ConfigurationError as error:
-        reader.wrong("AG111", str(error), ("credentials", "env"))
-        return None
+    return EnvCredentials(prefix)
 
 
 def _logging(reader: _Reader, value: Mapping[str, Any]) -> tuple[bool, bool]:

@@ -94,6 +94,8 @@ def test_a_caller_that_changes_arguments_while_the_policy_decides_changes_nothin
     rules = gateway._house.rules
 
     class Meanwhile:
+        digest = rules.digest
+
         def decide(self, *args: Any) -> Any:
             decision = rules.decide(*args)
             arguments["tags"].append("b")  # type: ignore[attr-defined]
