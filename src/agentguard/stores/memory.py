@@ -9,29 +9,17 @@ import os
 import threading
 import time
 import weakref
-from collections import OrderedDict
-from collections.abc import Mapping
-from dataclasses import replace
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
-from agentguard.approval.text import own
-from agentguard.audit.records import seal
-from agentguard.budget.ledger import Account, Hold
-from agentguard.domain.approvals import ApprovalRequest, Grant
-from agentguard.domain.events import AuditRecord, Event
 from agentguard.domain.operations import Begin, Finish, Operation
-from agentguard.domain.runs import ApprovalFilter, RunFilter, StateEntry, Switch
 from agentguard.errors import StoreUnavailable
 from agentguard.protocols import Clock
-from agentguard.runs.lifecycle import RUN_ENDED
-from agentguard.stores._memory_lane import Wallets, admit, settle
-from agentguard.stores.rows import CallRow, RunRow
+from agentguard.stores._memory_lane import admit, settle
+from agentguard.stores._memory_rows import Tables
 from agentguard.stores.timing import SystemClock
 from agentguard.stores.transitions import begin, finish, perform
 
 T = TypeVar("T")
-
-_SALTS = 256
 
 
 class MemoryStore:
@@ -74,20 +62,23 @@ class MemoryStore:
         if self._closed:
             raise StoreUnavailable("The memory store is closed.")
         tables = self._tables
-        if not self._lock.acquire(blocking=False):
-            _take(self._lock)
+        asked: Any = operation
+        lock = self._lock
+        if not lock.acquire(False):
+            _take(lock)
         try:
             tables.now = self._now()
             kind = type(operation)
+            answer: Any
             if kind is Begin:
-                asked = cast("Begin", operation)
-                return cast("T", admit(tables, asked) or begin(tables, asked))
-            if kind is Finish:
-                said = cast("Finish", operation)
-                return cast("T", settle(tables, said) or finish(tables, said))
-            return cast("T", perform(tables, operation))
+                answer = admit(tables, asked) or begin(tables, asked)
+            elif kind is Finish:
+                answer = settle(tables, asked) or finish(tables, asked)
+            else:
+                answer = perform(tables, operation)
+            return answer  # type: ignore[no-any-return]
         finally:
-            self._lock.release()
+            lock.release()
 
     async def aperform(self, operation: Operation[T]) -> T:
         """Carry out one operation; it never waits for anything but the lock of another thread."""
