@@ -21,6 +21,9 @@ nox.options.error_on_external_run = True
 PROJECT = nox.project.load_toml("pyproject.toml")
 PYTHON_FILES = ("src", "tests", "bench", "examples", "docs", "noxfile.py")
 
+SERVERS = {"AGENTGUARD_REQUIRE_SERVERS": os.environ.get("AGENTGUARD_REQUIRE_SERVERS", "1")}
+"""A server that a test needs and does not find fails the test here, where it would be skipped elsewhere."""
+
 
 def group(*names: str) -> tuple[str, ...]:
     """The requirements of dependency groups."""
@@ -66,13 +69,14 @@ def tests(session: nox.Session) -> None:
     """Every test, with branch coverage of all processes; docs and examples are tests too."""
     install(session, "-e", ".[all]", *group("test"))
     if session.posargs:
-        session.run("pytest", *session.posargs)
+        session.run("pytest", *session.posargs, env=SERVERS)
         return
     session.run("coverage", "erase")
     session.run(
         "pytest",
         *("-n", os.environ.get("AGENTGUARD_TEST_WORKERS", "2"), "--dist", "worksteal"),
         *("--cov", "--cov-report=term", "--cov-report=json:coverage.json", "--durations=15"),
+        env=SERVERS,
     )
 
 
@@ -89,6 +93,47 @@ def adapters(session: nox.Session, openai: str, anthropic: str) -> None:
     """The adapters against the newest client library of each supported major version."""
     install(session, "-e", ".[all]", *group("test"), f"openai=={openai}", f"anthropic=={anthropic}")
     session.run("pytest", "tests/adapters", "-q", *session.posargs)
+
+
+FRAMEWORKS = {
+    "pydantic_ai": {"newest": ("pydantic-ai-slim[mcp]",), "oldest": ("pydantic-ai-slim==2.16.0",)},
+    "langgraph": {
+        "newest": ("langchain", "langgraph", "langgraph-checkpoint-sqlite"),
+        "oldest": ("langchain==1.0.0", "langgraph==1.0.2", "langgraph-prebuilt==1.0.2", "langgraph-checkpoint-sqlite"),
+    },
+}
+"""Agent frameworks whose adapters have a session of their own, and what it installs."""
+
+
+def framework(session: nox.Session, name: str, age: str) -> None:
+    """The tests of one adapter against its framework, measured by themselves."""
+    config = Path(session.create_tmp()) / "coverage.toml"
+    config.write_text(
+        f"""
+[tool.coverage.run]
+branch = true
+patch = ["subprocess"]
+include = ["*/agentguard/adapters/*{name}*.py", "*/agentguard/adapters/_continuing.py"]
+"""
+    )
+    install(session, "-e", ".", *group("test"), *FRAMEWORKS[name][age])
+    folder = f"tests/adapters/{name}"
+    cover = ("--cov", f"--cov-config={config}", "--cov-fail-under=95", "--cov-report=term-missing")
+    session.run("pytest", folder, f"--confcutdir={folder}", "-q", *cover, *session.posargs)
+
+
+@nox.session(default=False)
+@nox.parametrize("age", ["newest", "oldest"])
+def pydantic_ai(session: nox.Session, age: str) -> None:
+    """The adapter of PydanticAI against the newest and the oldest version that it supports."""
+    framework(session, "pydantic_ai", age)
+
+
+@nox.session(default=False)
+@nox.parametrize("age", ["newest", "oldest"])
+def langgraph(session: nox.Session, age: str) -> None:
+    """The adapter of LangChain and LangGraph, likewise."""
+    framework(session, "langgraph", age)
 
 
 @nox.session(default=False)
@@ -129,5 +174,5 @@ def faults(session: nox.Session) -> None:
         "pytest",
         *("tests/faults", "-q", "--durations=10"),
         *session.posargs,
-        env={"AGENTGUARD_FAULT_SCALE": os.environ.get("AGENTGUARD_FAULT_SCALE", "10")},
+        env={**SERVERS, "AGENTGUARD_FAULT_SCALE": os.environ.get("AGENTGUARD_FAULT_SCALE", "10")},
     )
