@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
@@ -149,7 +149,7 @@ class _Server:
         raise RuntimeError(f"The server in {self.base} does not start: {tail}")
 
     def _launch(self, log: Any) -> subprocess.Popen[bytes]:
-        raise AssertionError("every server says how it is launched")
+        raise AssertionError(f"{type(self).__name__} does not say how it is launched (log: {log})")
 
     def _answers(self) -> bool:
         raise AssertionError("every server says how it is asked")
@@ -169,7 +169,7 @@ class _Server:
         self._signal(signal.SIGCONT)
 
     @contextlib.contextmanager
-    def frozen(self) -> Iterator[None]:
+    def frozen(self) -> Generator[None, None, None]:
         """Frozen inside the block."""
         self.freeze()
         try:
@@ -277,7 +277,9 @@ class PostgresServer(_Server):
             env=self._environment,
             cwd="/",
             start_new_session=True,
-            **self._user,
+            user=self._user.get("user"),
+            group=self._user.get("group"),
+            extra_groups=self._user.get("extra_groups"),
         )
 
     def _answers(self) -> bool:
