@@ -21,7 +21,6 @@ from typing import Any
 from agentguard import Budget, Policy, Run, ToolGateway, tool
 from agentguard.policy.compiling import compile_layers
 from agentguard.tools.registry import ToolRegistry
-
 from bench import floor, timing, workload
 
 

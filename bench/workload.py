@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from agentguard import Policy, Tool, tool
 from pydantic_core import SchemaValidator, core_schema
+
+from agentguard import Policy, Tool, tool
 
 GROUP = 10
 LIMIT = 100_000

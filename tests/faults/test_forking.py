@@ -6,12 +6,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from tests.faults.crew import SCALE, Crew
-from tests.faults.worker import meter
 
 from agentguard.audit.verifying import verify_chain
 from agentguard.domain.operations import GetRun, ReadAudit, ReadBudgets
 from agentguard.stores.sqlite import SqliteStore
+from tests.faults.crew import SCALE, Crew
+from tests.faults.worker import meter
 
 
 def fork_under_load(path: Path, threads: int, children: int, timeout: float, mutant: str | None = None) -> None:

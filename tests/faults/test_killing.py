@@ -15,8 +15,6 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
-from tests.faults.crew import SCALE, Crew
-from tests.faults.worker import beginning, meter, opening
 
 from agentguard.audit.verifying import verify_chain
 from agentguard.domain.events import AuditRecord
@@ -33,6 +31,8 @@ from agentguard.domain.runs import RunFilter
 from agentguard.domain.usage import NANO
 from agentguard.stores.sqlite import SqliteStore
 from agentguard.testing import FakeClock
+from tests.faults.crew import SCALE, Crew
+from tests.faults.worker import beginning, meter, opening
 
 WORKERS = 4
 KEYS = 4000

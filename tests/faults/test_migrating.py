@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.faults.crew import Crew
-from tests.faults.worker import opening
 
 from agentguard.domain.operations import ListRuns
 from agentguard.domain.runs import RunFilter
 from agentguard.errors import StoreUnavailable
 from agentguard.stores import _sqlite_schema
 from agentguard.stores.sqlite import SqliteStore
+from tests.faults.crew import Crew
+from tests.faults.worker import opening
 
 STEPS = [
     "CREATE TABLE extra (a INTEGER)",

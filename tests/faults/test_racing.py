@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.faults.crew import SCALE, Crew
-from tests.faults.worker import meter, opening
 
 from agentguard.domain.operations import Begin, GetApproval, ReadBudgets, Waiting
 from agentguard.stores.sqlite import SqliteStore
 from agentguard.testing.conformance.scene import Scene, blocking
+from tests.faults.crew import SCALE, Crew
+from tests.faults.worker import meter, opening
 
 
 def race(path: Path, count: int, limit: int, mutant: str | None = None) -> tuple[int, float, int]:

@@ -13,13 +13,13 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import pytest
-from tests.unit.approval.asking import ANN, ARGUMENTS, BOB, FINANCE, NOW, TWO, opened
 
 from agentguard.approval import routing
 from agentguard.approval.approvers import CallbackApprover, ConsoleApprover
 from agentguard.domain.approvals import ApprovalRequest, ApproverIdentity, Verdict
 from agentguard.errors import ApprovalError, ConfigurationError
 from agentguard.protocols import Approver
+from tests.unit.approval.asking import ANN, ARGUMENTS, BOB, FINANCE, NOW, TWO, opened
 
 
 class Terminal(io.StringIO):

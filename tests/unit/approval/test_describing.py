@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.unit.approval.asking import ANN, ARGUMENTS, NOW, TWO, opened
 
 from agentguard.approval import routing
 from agentguard.approval.describing import describe, differences, shown, visible
 from agentguard.domain.approvals import Verdict
 from agentguard.domain.decisions import ApprovalTerms
+from tests.unit.approval.asking import ANN, ARGUMENTS, NOW, TWO, opened
 
 
 def test_a_request_is_shown_whole() -> None:

@@ -13,10 +13,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
-from tests.unit.approval.asking import NOW, opened
 
 from agentguard.approval.notifying import AsyncWebhookApprover, WebhookApprover, is_authentic, sign
 from agentguard.errors import ApprovalError, ConfigurationError
+from tests.unit.approval.asking import NOW, opened
 
 SECRET = "a secret of enough bytes"
 CLOCK = 1_800_000_000

@@ -8,6 +8,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
+from agentguard.approval import routing
+from agentguard.domain.approvals import ApprovalRequest, ApproverIdentity, Verdict
+from agentguard.domain.decisions import ApprovalTerms, EscalationStep
+from agentguard.domain.usage import NANO
+from agentguard.errors import ApprovalError
 from tests.unit.approval.asking import (
     ANN,
     ARGUMENTS,
@@ -23,12 +29,6 @@ from tests.unit.approval.asking import (
     demand,
     opened,
 )
-
-from agentguard.approval import routing
-from agentguard.domain.approvals import ApprovalRequest, ApproverIdentity, Verdict
-from agentguard.domain.decisions import ApprovalTerms, EscalationStep
-from agentguard.domain.usage import NANO
-from agentguard.errors import ApprovalError
 
 EDITED = {**ARGUMENTS, "amount": 100}
 

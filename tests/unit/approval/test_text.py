@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.unit.approval.asking import LADDER, NOW, opened
 
 from agentguard.approval.text import from_json, own, to_json
 from agentguard.domain.approvals import Vote
 from agentguard.errors import StoreError
+from tests.unit.approval.asking import LADDER, NOW, opened
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),

@@ -6,10 +6,10 @@ from datetime import datetime
 from typing import Any
 
 import pytest
-from tests.unit.policy.support import CASES, book, case_registry, context, ids
 
 from agentguard.documents import load_file
 from agentguard.errors import PolicyError
+from tests.unit.policy.support import CASES, book, case_registry, context, ids
 
 DECISIONS = load_file(CASES / "decisions.yaml").value
 REFUSED = load_file(CASES / "refused.yaml").value["cases"]

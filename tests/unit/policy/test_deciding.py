@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests.unit.policy.support import FakeRegistry, book, context, decide, ids, shape, spec
 
 from agentguard.domain.context import RunContext
 from agentguard.domain.decisions import ApprovalTerms, EscalationStep
 from agentguard.policy import Policy, Rulebook, deciding
 from agentguard.policy.planning import Plan
+from tests.unit.policy.support import FakeRegistry, book, context, decide, ids, shape, spec
 
 TOOLS = FakeRegistry(
     spec("a", shape(x={"type": "integer"}, y={"type": "string"}), permissions=("p",)),

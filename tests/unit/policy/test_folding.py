@@ -6,11 +6,11 @@ import random
 from typing import Any
 
 import pytest
-from tests.unit.policy.support import FakeRegistry, context, spec
 
 from agentguard.documents import Document
 from agentguard.policy import Policy, compile_layers, compiling, folding
 from agentguard.policy.matchers import NotLinear
+from tests.unit.policy.support import FakeRegistry, context, spec
 
 TOOLS = FakeRegistry(spec("t", {"type": "object"}))
 WORDS = ["a", "ab", "abc", "b", "bc", "a.b", "", "zz", "/srv/x", "/srv/y/z"]

@@ -8,10 +8,10 @@ import sys
 import time
 
 import pytest
-from tests.unit.policy.support import CASES, case_registry
 
 from agentguard.errors import PolicyError
 from agentguard.policy import Policy, compile_layers
+from tests.unit.policy.support import CASES, case_registry
 
 SEED = """version: 1
 name: support

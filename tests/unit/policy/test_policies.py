@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.unit.policy.support import FakeRegistry, book, case_registry, decide, shape, spec
 
 from agentguard.documents import load
 from agentguard.errors import PolicyError
 from agentguard.policy import FINDING_CODES, Policy, compile_layers
 from agentguard.policy.loading import GATEWAY_KEYS, POLICY_KEYS
 from agentguard.policy.schemas import alternatives, null_depths, step
+from tests.unit.policy.support import FakeRegistry, book, case_registry, decide, shape, spec
 
 
 def codes(text: str) -> list[str]:
