@@ -57,6 +57,15 @@ def test_arguments_that_are_no_exact_json_object_run_nothing(
     assert shop.ran == []
 
 
+@pytest.mark.parametrize("arguments", ["", "null", "{", "[]"])
+def test_unreadable_arguments_are_not_taken_for_none(speak: Speak, shop: Shop, arguments: str) -> None:
+    talk = speak("chat", "sync")
+    with shop.run() as run:
+        results = talk.tool_calls(run, talk.calls(("1", "calls_show", arguments)))
+        assert [error_in(t) for t in talk.texts(results.messages)] == ["invalid_arguments"]
+        assert run.report.actions_taken == ()
+
+
 @pytest.mark.parametrize("given", [None, "text", ["A"], 7])
 def test_input_that_is_no_object_runs_nothing(speak: Speak, shop: Shop, given: Any) -> None:
     talk = speak("messages", "sync")

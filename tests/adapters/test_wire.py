@@ -14,7 +14,7 @@ from agentguard.adapters import _anthropic_wire as claude_wire
 from agentguard.adapters import _openai_wire as gpt_wire
 from agentguard.adapters._looping import LoopResult
 from agentguard.adapters._openai_dialect import CHAT, RESPONSES
-from agentguard.adapters._provenance import Given, Provenance, UngovernedToolResult
+from agentguard.adapters._provenance import Given, Provenance, UngovernedToolResult, _ended
 from agentguard.adapters._screening import Screen, hosted_tool, kind_of
 from agentguard.domain.calls import Failed
 from agentguard.domain.decisions import StopReason
@@ -257,6 +257,12 @@ def test_results_sort_into_refused_and_unknown() -> None:
     assert unknown == [Given("3", "y")]
     with pytest.raises(UngovernedToolResult, match="'3'"):
         known.settle([], unknown, ["3"], {"3"})
+
+
+def test_a_call_has_an_answer_only_once_it_has_ended() -> None:
+    statuses = ("refused", "pending", "running", "succeeded", "failed", "ambiguous")
+    calls: Any = [SimpleNamespace(call_id=status, status=status) for status in statuses]
+    assert _ended(calls) == {"refused", "succeeded", "failed", "ambiguous"}
 
 
 def test_a_saved_loop_reads_back_as_it_was() -> None:
