@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         ConfigurationError,
         InvalidArguments,
         InvalidOutput,
+        MessageError,
         MissingExtra,
         NoActiveRun,
         OutputContractError,
@@ -67,6 +68,7 @@ if TYPE_CHECKING:
         EnvCredentials,
         StaticCredentials,
     )
+    from agentguard.runs.messages import SignedMessage
     from agentguard.runs.report import RunReport
     from agentguard.stores import open_store
     from agentguard.tools.registry import ToolRegistry
@@ -112,6 +114,7 @@ __all__ = [
     "JsonlSink",
     "LlmReservation",
     "MemorySink",
+    "MessageError",
     "MissingExtra",
     "NoActiveRun",
     "Obligations",
@@ -136,6 +139,7 @@ __all__ = [
     "RunReport",
     "Sandbox",
     "SharedState",
+    "SignedMessage",
     "SinkError",
     "StateEntry",
     "StaticCredentials",
@@ -201,6 +205,7 @@ _HOMES = {
     "JsonlSink": "agentguard.audit.sinks",
     "LlmReservation": "agentguard.gateway",
     "MemorySink": "agentguard.audit.sinks",
+    "MessageError": "agentguard.errors",
     "MissingExtra": "agentguard.errors",
     "NoActiveRun": "agentguard.errors",
     "Obligations": "agentguard.domain.decisions",
@@ -225,6 +230,7 @@ _HOMES = {
     "RunReport": "agentguard.runs.report",
     "Sandbox": "agentguard.domain.plans",
     "SharedState": "agentguard.gateway",
+    "SignedMessage": "agentguard.runs.messages",
     "SinkError": "agentguard.errors",
     "StateEntry": "agentguard.domain.runs",
     "StaticCredentials": "agentguard.resilience.credentials",

@@ -25,6 +25,7 @@
     |   |-- RetriesExhausted
     |   `-- InvalidOutput
     |-- ApprovalError                   a decision that does not count
+    |-- MessageError                    a message between agents that cannot be believed
     |-- RunError                        a run was used in a state that does not permit it
     |-- OutputContractError             a result does not satisfy the run's output spec
     |-- SinkError                       an audit sink did not take a record
@@ -276,6 +277,10 @@ class ApprovalError(AgentGuardError):
     def __init__(self, message: str, *, code: str = "AG631") -> None:
         super().__init__(message)
         self.code = code
+
+
+class MessageError(AgentGuardError):
+    """A message between agents is forged, changed, stale, meant for somebody else, or was received before."""
 
 
 class RunError(AgentGuardError):

@@ -60,6 +60,7 @@ from agentguard.protocols import (
     Store,
 )
 from agentguard.resilience.credentials import as_provider
+from agentguard.runs.messages import check_key
 from agentguard.stores import open_store
 from agentguard.stores.memory import MemoryStore
 from agentguard.stores.timing import SystemClock
@@ -100,6 +101,7 @@ class ToolGateway:
         max_repeats: Identical consecutive calls with a ``call_id`` (that is, made by a model) before they
             count as a loop; ``None`` switches this off.
         keep_bodies: Keep arguments and results beside the audit chain; ``False`` keeps digests and facts only.
+        message_key: At least 32 random bytes to sign messages between agents with.
         max_workers: Threads at most for sync tools with a timeout and sync tools called from async code.
 
     Raises:
@@ -129,9 +131,11 @@ class ToolGateway:
         clock: Clock | None = None,
         max_repeats: int | None = MAX_REPEATS,
         keep_bodies: bool = True,
+        message_key: bytes | None = None,
         max_workers: int = 64,
     ) -> None:
         self._closed = False
+        self.message_key = None if message_key is None else check_key(message_key)
         sinks = _several("sinks", sinks)
         listeners = _several("listeners", listeners)
         self.registry: ToolRegistry = _registry(tools)

@@ -64,6 +64,7 @@ from agentguard.errors import (
     StoreConflict,
     StoreError,
 )
+from agentguard.gateway.messaging import Messages
 from agentguard.gateway.metering import MODEL_LEASE_S, UNPRICED, LlmReservation, charged, model_usage, shown
 from agentguard.gateway.raising import refusal, value_of
 from agentguard.gateway.sharing import SharedState
@@ -135,6 +136,11 @@ class Run:
     def labels(self) -> tuple[str, ...]:
         """Data labels of the run as last seen."""
         return self._view.labels
+
+    @property
+    def messages(self) -> Messages:
+        """Signed messages to and from other agents."""
+        return Messages(self._gateway, self.context)
 
     @property
     def state(self) -> SharedState:
