@@ -26,11 +26,10 @@ def scene(request: pytest.FixtureRequest, kind: str, tmp_path: Path) -> Iterator
     made.close()
 
 
-def _what_stopped(mistake: Mistake, scene: Scene) -> str:
-    """The word for what stopped a mistake; ``ran`` when nothing did."""
-    try:
-        outcome = mistake.make(scene)
-    except PolicyError as error:
+def _word(error: AgentGuardError) -> str:
+    """The word for an error, after a look at what it teaches."""
+    assert str(error)
+    if isinstance(error, PolicyError):
         assert error.findings, "a load error without a finding teaches nothing"
         for finding in error.findings:
             assert finding.message
@@ -38,16 +37,19 @@ def _what_stopped(mistake: Mistake, scene: Scene) -> str:
             missing = "no such file" in str(finding).lower() or not Path(finding.file).is_file()
             assert missing or (finding.line > 0 and finding.column > 0), finding
         return "file " + " ".join(sorted({finding.code for finding in error.findings}))
-    except CallRefused as error:
+    if isinstance(error, CallRefused):
         assert error.for_people
         assert error.for_model
         return error.reason.value
-    except ConfigurationError as error:
-        assert str(error)
-        return "ConfigurationError"
+    return "ConfigurationError" if isinstance(error, ConfigurationError) else type(error).__name__
+
+
+def _what_stopped(mistake: Mistake, scene: Scene) -> str:
+    """The word for what stopped a mistake; ``ran`` when nothing did."""
+    try:
+        outcome = mistake.make(scene)
     except AgentGuardError as error:
-        assert str(error)
-        return type(error).__name__
+        return _word(error)
     if isinstance(outcome, Refused):
         assert outcome.detail, "people must be told why"
         assert 0 < len(outcome.message) <= 500, "the model must be told something"

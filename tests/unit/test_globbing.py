@@ -55,9 +55,9 @@ def test_many_names_are_one_look_up() -> None:
 
 
 def test_no_pattern_takes_long() -> None:
-    begun = time.perf_counter()
+    begun = time.thread_time()
     assert not matches("*a" * 60 + "*b", "a" * 5000)
-    assert time.perf_counter() - begun < 1
+    assert time.thread_time() - begun < 1
 
 
 def test_a_name_holds_nothing_strange() -> None:

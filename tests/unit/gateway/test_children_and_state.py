@@ -136,9 +136,8 @@ def test_a_child_is_spawned_and_opened_in_async_code_without_blocking(plain: Sce
     gateway = plain.gateway()
 
     async def main() -> Any:
-        async with gateway.run(agent="bot", environment="prod") as parent:
-            async with parent.spawn(agent="sub") as child:
-                return await child.acall("pay", {"amount": 5})
+        async with gateway.run(agent="bot", environment="prod") as parent, parent.spawn(agent="sub") as child:
+            return await child.acall("pay", {"amount": 5})
 
     assert plain.hand.runner.run(main()) == "paid"
 
