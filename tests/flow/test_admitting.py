@@ -7,6 +7,24 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+
+from agentguard import ProbeResult, tool
+from agentguard._flow.govern import govern
+from agentguard._flow.rulebook import RunView
+from agentguard.domain.approvals import Vote as Cast
+from agentguard.domain.calls import Ambiguous, Completed, Failed, Refused, Suspended
+from agentguard.domain.decisions import ApprovalTerms, Decision, Obligations, StopReason
+from agentguard.domain.operations import (
+    Edited,
+    Moved,
+    Proceed,
+    Replayed,
+    Turned,
+    Unresolved,
+    Waiting,
+)
+from agentguard.domain.usage import NANO
+from agentguard.errors import ApprovalError, StoreConflict, StoreUnavailable
 from tests.flow.playing import (
     ALLOW_ALL,
     CONTEXT,
@@ -32,24 +50,6 @@ from tests.flow.playing import (
     record,
     request,
 )
-
-from agentguard import ProbeResult, tool
-from agentguard._flow.govern import govern
-from agentguard._flow.rulebook import RunView
-from agentguard.domain.approvals import Vote as Cast
-from agentguard.domain.calls import Ambiguous, Completed, Failed, Refused, Suspended
-from agentguard.domain.decisions import ApprovalTerms, Decision, Obligations, StopReason
-from agentguard.domain.operations import (
-    Edited,
-    Moved,
-    Proceed,
-    Replayed,
-    Turned,
-    Unresolved,
-    Waiting,
-)
-from agentguard.domain.usage import NANO
-from agentguard.errors import ApprovalError, StoreConflict, StoreUnavailable
 
 
 @tool(name="do", effect="irreversible", output_labels=["pii"])

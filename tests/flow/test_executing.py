@@ -6,6 +6,17 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+
+from agentguard import CallContext, Credentials, tool
+from agentguard._flow.effects import NotStarted, TimedOut
+from agentguard._flow.govern import govern
+from agentguard._flow.rulebook import plan
+from agentguard.domain.calls import Ambiguous, Completed, Failed, Refused
+from agentguard.domain.decisions import Decision, Obligations, StopReason
+from agentguard.domain.runs import Switch
+from agentguard.domain.usage import NANO, BudgetWarning
+from agentguard.errors import SinkError, StoreUnavailable
+from agentguard.resilience.breaking import Ticket
 from tests.flow.playing import (
     FINISHED,
     NOW,
@@ -25,17 +36,6 @@ from tests.flow.playing import (
     leased,
     play,
 )
-
-from agentguard import CallContext, Credentials, tool
-from agentguard._flow.effects import NotStarted, TimedOut
-from agentguard._flow.govern import govern
-from agentguard._flow.rulebook import plan
-from agentguard.domain.calls import Ambiguous, Completed, Failed, Refused
-from agentguard.domain.decisions import Decision, Obligations, StopReason
-from agentguard.domain.runs import Switch
-from agentguard.domain.usage import NANO, BudgetWarning
-from agentguard.errors import SinkError, StoreUnavailable
-from agentguard.resilience.breaking import Ticket
 
 CLASSES = ("pure", "read", "idempotent", "irreversible")
 

@@ -6,7 +6,6 @@ import json
 from typing import Any
 
 import pytest
-from tests.flow.playing import Append, Begin, Invoke, Publish, World, call, decided, house, record
 
 from agentguard import tool
 from agentguard._flow.refusing import for_model, name_of, text_of
@@ -15,6 +14,7 @@ from agentguard.domain.calls import Completed, Refused
 from agentguard.domain.decisions import Decision, Obligations, StopReason
 from agentguard.domain.operations import Appended
 from agentguard.errors import AuditError, SinkError, StoreUnavailable
+from tests.flow.playing import Append, Begin, Invoke, Publish, World, call, decided, house, record
 
 
 @tool(name="do", effect="irreversible")

@@ -7,12 +7,12 @@ from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.flow.playing import house
 
 from agentguard import tool
 from agentguard._flow.rulebook import LEASE_S, MARGIN_S, plan, quick_fingerprint
 from agentguard.domain.usage import NANO
 from agentguard.resilience.keys import fingerprint
+from tests.flow.playing import house
 
 scalars = st.none() | st.booleans() | st.integers() | st.text(max_size=6)
 values = st.recursive(

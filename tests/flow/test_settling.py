@@ -10,6 +10,16 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+
+from agentguard import Credentials, ProbeResult, tool
+from agentguard._flow import execute
+from agentguard._flow.effects import Draw, Interrupted, NotStarted, Tick, TimedOut
+from agentguard._flow.govern import govern
+from agentguard.domain.calls import Ambiguous, Completed, Failed, Refused, Suspended
+from agentguard.domain.decisions import StopReason
+from agentguard.domain.operations import Edited, Finished, Replayed, Unresolved, Waiting
+from agentguard.errors import AuditError, StoreConflict, StoreUnavailable
+from agentguard.naming import check_id
 from tests.flow.playing import (
     FINISHED,
     PROCEED,
@@ -28,16 +38,6 @@ from tests.flow.playing import (
     lost_call,
     request,
 )
-
-from agentguard import Credentials, ProbeResult, tool
-from agentguard._flow import execute
-from agentguard._flow.effects import Draw, Interrupted, NotStarted, Tick, TimedOut
-from agentguard._flow.govern import govern
-from agentguard.domain.calls import Ambiguous, Completed, Failed, Refused, Suspended
-from agentguard.domain.decisions import StopReason
-from agentguard.domain.operations import Edited, Finished, Replayed, Unresolved, Waiting
-from agentguard.errors import AuditError, StoreConflict, StoreUnavailable
-from agentguard.naming import check_id
 
 ASK = "version: 1\nrules:\n  - require_approval: do\n  - allow: stand_in\n"
 

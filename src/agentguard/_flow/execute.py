@@ -36,7 +36,7 @@ from agentguard.domain.decisions import Decision, StopReason
 from agentguard.domain.events import Event, Facts
 from agentguard.domain.operations import Finish, Finished, ListSwitches, Proceed
 from agentguard.domain.usage import NANO, BudgetWarning
-from agentguard.errors import StoreError
+from agentguard.errors import ConfigurationError, StoreError
 from agentguard.protocols import CredentialRequest
 from agentguard.resilience.retrying import Attempts
 from agentguard.tools.schema import OutputInvalid
@@ -319,8 +319,10 @@ def _leased(work: _Work, spec: ToolSpec) -> Flow[None]:
     try:
         leased: Leased = yield from Lease(requests)
     except Exception as error:
-        # What a provider says may hold a secret that nobody knows yet, so nothing of it goes on.
-        detail = f"The credentials of {spec.name} could not be leased: {name_of(error)}."
+        # What a provider says may hold a secret that nobody knows yet, so nothing of it goes on; what this library
+        # says of it never shows a value.
+        why = f": {text_of(error)}" if isinstance(error, ConfigurationError) else "."
+        detail = f"The credentials of {spec.name} could not be leased: {name_of(error)}{why}"
         work.refuse(StopReason.CREDENTIALS_UNAVAILABLE, detail, "AG673", retryable=True)
         return
     try:

@@ -14,7 +14,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from tests.unit.drive.making import PATIENCE, Gate, calls, gateway, held, kinds, until
 
 from agentguard import CallContext, ProbeResult, tool
 from agentguard._drive import blocking
@@ -27,6 +26,7 @@ from agentguard.domain.context import CallContext as Context
 from agentguard.domain.decisions import StopReason
 from agentguard.domain.operations import Effect
 from agentguard.tools.current import CURRENT
+from tests.unit.drive.making import PATIENCE, Gate, calls, gateway, held, kinds, until
 
 
 @pytest.fixture(params=["blocking", "awaiting"])

@@ -8,8 +8,6 @@ import threading
 from typing import Any
 
 import pytest
-from tests.unit.drive.making import PATIENCE, Gate, gateway, until
-from tests.unit.drive.test_workers import forked
 
 from agentguard import tool
 from agentguard._drive import delivering, ports
@@ -19,6 +17,8 @@ from agentguard.domain.decisions import StopReason
 from agentguard.domain.events import AuditRecord
 from agentguard.domain.operations import ReadAudit
 from agentguard.errors import SinkError
+from tests.unit.drive.making import PATIENCE, Gate, gateway, until
+from tests.unit.drive.test_workers import forked
 
 
 def record(seq: int, run: str = "r1") -> AuditRecord:

@@ -11,10 +11,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from tests.unit.drive.making import PATIENCE, Gate, until
 
 from agentguard._drive.workers import Workers
 from agentguard._flow.effects import NotStarted
+from tests.unit.drive.making import PATIENCE, Gate, until
 
 
 def test_a_job_runs_in_a_daemon_thread_with_the_context_of_its_submitter() -> None:
