@@ -77,8 +77,13 @@ async def _await(generator: Generator[Any, Any, RV], descriptor: int, due: float
             if wanted & _WRITE:
                 loop.add_writer(descriptor, _set, ready, _WRITE)
             alarm = loop.call_later(left, _set, ready, 0)
+            got = 0
             try:
                 got = await ready
+            except asyncio.CancelledError:
+                # Whoever asked has left, or the loop is ending: what is on its way is waited for all the same, or
+                # it would be undecided. The task is the store's own, and the deadline ends it.
+                pass
             finally:
                 alarm.cancel()
                 if wanted & _READ:

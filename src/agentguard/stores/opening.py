@@ -9,16 +9,21 @@ from agentguard.errors import ConfigurationError
 from agentguard.protocols import Clock, Store
 from agentguard.stores.memory import MemoryStore
 
-_SERVERS: Final = frozenset({"postgres", "postgresql", "redis", "rediss", "valkey", "mysql", "mariadb"})
-_FORMS: Final = "'memory:', 'sqlite:///relative.db' or 'sqlite:////absolute.db'"
+_POSTGRES: Final = frozenset({"postgres", "postgresql"})
+_SERVERS: Final = frozenset({"redis", "rediss", "valkey", "mysql", "mariadb"})
+_FORMS: Final = (
+    "'memory:', 'sqlite:///relative.db', 'sqlite:////absolute.db' or 'postgresql://user:password@host:5432/database'"
+)
 
 
 def open_store(url: str, *, clock: Clock | None = None) -> Store:
     """Open the store at an address.
 
     Args:
-        url: ``memory:`` (gone with the process), ``sqlite:///relative/path.db`` or
-            ``sqlite:////absolute/path.db``. Percent signs in paths are escapes, as in every URL.
+        url: ``memory:`` (gone with the process), ``sqlite:///relative/path.db``,
+            ``sqlite:////absolute/path.db`` or ``postgresql://user:password@host:5432/database``, with
+            ``?schema=name`` for another schema than ``agentguard`` and the options that libpq knows. Percent signs
+            are escapes, as in every URL.
         clock: Tells the store the time; the machine's clock when left out.
 
     Returns:
@@ -27,7 +32,8 @@ def open_store(url: str, *, clock: Clock | None = None) -> Store:
     Raises:
         ConfigurationError: ``AG123``: not an address of a store. ``AG121``: a kind of store that this version
             does not have. ``AG122``: the address names no file.
-        StoreUnavailable: The file cannot be opened.
+        MissingExtra: ``AG001``: the driver of that kind of store is not installed.
+        StoreUnavailable: The file cannot be opened, or the server cannot be reached.
     """
     if not isinstance(url, str) or not url.strip():
         raise ConfigurationError(f"A store needs an address: {_FORMS}.", code="AG123")
@@ -41,13 +47,31 @@ def open_store(url: str, *, clock: Clock | None = None) -> Store:
         return MemoryStore(clock)
     if scheme == "sqlite":
         return _open_sqlite(url, rest, clock)
+    if scheme in _POSTGRES:
+        return _open_postgres(url, clock)
     kind = scheme.partition("+")[0]
-    if kind in _SERVERS:
+    if kind in _SERVERS or kind in _POSTGRES:
         raise ConfigurationError(
-            f"This version has no store for {kind}; it has memory and sqlite: {_FORMS}.", code="AG121"
+            f"This version has no store for {scheme:.40}; it has memory, sqlite and postgresql: {_FORMS}.", code="AG121"
         )
     # The rest of the address may hold a password.
     raise ConfigurationError(f"{scheme!r:.80} is no kind of store; use {_FORMS}.", code="AG123")
+
+
+def _open_postgres(url: str, clock: Clock | None) -> Store:
+    from agentguard.stores.postgres import PostgresStore
+
+    address, _, query = url.partition("?")
+    options = query.split("&") if query else []
+    schemas = [option.partition("=")[2] for option in options if option.partition("=")[0] == "schema"]
+    if len(schemas) > 1:
+        raise ConfigurationError("The address of the PostgreSQL store names its schema twice.", code="AG123")
+    rest = "&".join(option for option in options if option.partition("=")[0] != "schema")
+    return PostgresStore(
+        f"{address}?{rest}" if rest else address,
+        schema=unquote(schemas[0]) if schemas else "agentguard",
+        clock=clock,
+    )
 
 
 def _open_sqlite(url: str, rest: str, clock: Clock | None) -> Store:

@@ -51,9 +51,12 @@ def test_four_slashes_are_an_absolute_path_and_escapes_are_read(tmp_path: Path) 
         ("sqlite:///a.db?mode=ro", "AG123", "takes no options"),
         ("sqlite:///a.db#x", "AG123", "takes no options"),
         ("sqlite:///:memory:", "AG123", "Use 'memory:'"),
-        ("postgresql://me:secret@host/db", "AG121", "memory and sqlite"),
-        ("postgresql+psycopg://me:secret@host/db", "AG121", "memory and sqlite"),
-        ("redis://host", "AG121", "memory and sqlite"),
+        ("postgresql+psycopg://me:secret@host/db", "AG121", "memory, sqlite and postgresql"),
+        ("postgresql://me:secret@[host/db", "AG123", "cannot be read"),
+        ("postgresql://me:secret@host/db?secret", "AG123", "cannot be read"),
+        ("postgresql://me:secret@host/db?schema=a&schema=b", "AG123", "twice"),
+        ("postgresql://me:secret@host/db?schema=A%20b", "AG123", "schema of a store"),
+        ("redis://host", "AG121", "memory, sqlite and postgresql"),
         ("mongodb://me:secret@host", "AG123", "no kind of store"),
     ],
 )
@@ -74,6 +77,18 @@ def test_a_file_that_cannot_be_opened_is_unavailable(tmp_path: Path) -> None:
         open_store(f"sqlite:///{tmp_path}/none/s.db")
 
 
+def test_a_missing_driver_is_explained_with_the_pip_line() -> None:
+    program = (
+        "import sys; sys.modules['psycopg'] = None\n"
+        "from agentguard.errors import MissingExtra\n"
+        "from agentguard.stores import open_store\n"
+        "try: open_store('postgresql://me:secret@host/db')\n"
+        "except MissingExtra as error: print(error)\n"
+    )
+    said = subprocess.run([sys.executable, "-c", program], check=True, timeout=30, capture_output=True, text=True).stdout
+    assert said == "psycopg is not installed; run: pip install 'agentguard[postgres]'\n"
+
+
 def test_sqlite_is_loaded_when_an_address_asks_for_it_and_not_before() -> None:
-    program = "import sys, agentguard.stores; assert 'agentguard.stores.sqlite' not in sys.modules"
+    program = "import sys, agentguard.stores; assert not {'agentguard.stores.sqlite', 'psycopg'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True, timeout=30)
