@@ -20,8 +20,8 @@ def trees(root: Path) -> Iterator[tuple[str, ast.Module]]:
 
 
 def body_of(node: ast.AST) -> bool:
-    """Whether the node reads ``<something>.body``."""
-    return isinstance(node, ast.Attribute) and node.attr == "body" and isinstance(node.ctx, ast.Load)
+    """Whether the node reads ``<something>.body``, or the async one beside it."""
+    return isinstance(node, ast.Attribute) and node.attr in ("body", "abody") and isinstance(node.ctx, ast.Load)
 
 
 def invocations(root: Path) -> list[str]:
@@ -59,8 +59,17 @@ def readers(root: Path) -> set[str]:
     }
 
 
-READS_RECORD_BODIES = ("audit/", "stores/", "cli/", "domain/", "runs/", "testing/", "_flow/execute.py")
-"""Where ``body`` is the bytes of an audit record."""
+READS_RECORD_BODIES = (
+    "audit/",
+    "stores/",
+    "cli/",
+    "domain/",
+    "runs/",
+    "testing/",
+    "_flow/execute.py",
+    "gateway/messaging.py",
+)
+"""Where ``body`` is that of an audit record or of a message."""
 
 READS_TOOL_BODIES = ("tools/", DOOR)
 """Where ``body`` is a function: the decorator that made it, and the one place that calls it."""
@@ -85,7 +94,7 @@ def test_nothing_in_the_library_uses_the_way_round_for_unit_tests() -> None:
 
 
 @pytest.mark.parametrize("module", ["_drive/blocking.py", "_flow/execute.py", "stores/memory.py"])
-@pytest.mark.parametrize("line", ["tool.body(1)", "await_(self.tool.body)", "again = effect.tool.body"])
+@pytest.mark.parametrize("line", ["tool.body(1)", "await_(self.tool.body)", "x = effect.tool.body", "y = tool.abody"])
 def test_a_second_door_would_be_noticed(tmp_path: Path, module: str, line: str) -> None:
     root = tmp_path / "agentguard"
     shutil.copytree(SOURCE, root, ignore=shutil.ignore_patterns("__pycache__"))
