@@ -208,7 +208,6 @@ def call(at: House, world: World | None = None, tool: str = "do", arguments: Any
     return play(govern(at, job(tool, arguments, **settings)), world if world is not None else World())  # type: ignore[no-any-return]
 
 
-
 __all__ = [
     "ANN",
     "CONTEXT",

@@ -139,9 +139,7 @@ def test_the_reason_of_a_rejection_reaches_the_model_on_one_line() -> None:
     turned = Turned(StopReason.APPROVAL_REJECTED, "d", approval=rejected)
     assert "declined" in refusal(call(house(do), World(Begin=turned)), StopReason.APPROVAL_REJECTED).message
     said = replace(rejected, votes=(Cast("ann", (), "reject", NOW, "too\nmuch\x1b[2J" + "!" * 900),))
-    outcome = refusal(
-        call(house(do), World(Begin=replace(turned, approval=said))), StopReason.APPROVAL_REJECTED
-    )
+    outcome = refusal(call(house(do), World(Begin=replace(turned, approval=said))), StopReason.APPROVAL_REJECTED)
     assert outcome.message.startswith("A person declined this action: too much [2J!!")
     assert len(outcome.message) == 500
 
@@ -225,7 +223,9 @@ def test_the_request_shows_what_runs_and_what_was_asked() -> None:
     at = house(do)
     decided(
         at,
-        Decision("require_approval", approval=ApprovalTerms(quorum=2), obligations=Obligations(clamp=(("x", (None, 3)),))),
+        Decision(
+            "require_approval", approval=ApprovalTerms(quorum=2), obligations=Obligations(clamp=(("x", (None, 3)),))
+        ),
     )
     world = World(Begin=WAITING)
     call(at, world, arguments={"x": 50})
@@ -281,7 +281,9 @@ def test_an_approver_whose_answer_does_not_count_refuses_and_leaves_the_request(
     answers: dict[str, Any], code: str
 ) -> None:
     world = World(Begin=WAITING, **answers)
-    outcome = refusal(call(house(do, policy=ASK, has_approver=True, secrets=["hunter22"]), world), StopReason.APPROVAL_PENDING)
+    outcome = refusal(
+        call(house(do, policy=ASK, has_approver=True, secrets=["hunter22"]), world), StopReason.APPROVAL_PENDING
+    )
     assert (outcome.code, outcome.retryable) == (code, True)
     assert "hunter22" not in outcome.detail
     assert not world.all(Invoke)
@@ -473,9 +475,7 @@ def test_a_tool_may_declare_what_makes_two_calls_one() -> None:
 
     for made in (by_argument, by_function):
         at = house(made)
-        one, same, two = (
-            key_of(at, arguments={"x": x, "note": note}) for x, note in ((1, "a"), (1, "b"), (2, "a"))
-        )
+        one, same, two = (key_of(at, arguments={"x": x, "note": note}) for x, note in ((1, "a"), (1, "b"), (2, "a")))
         assert one[0] == same[0] != two[0]
         assert one[1] != same[1]
 

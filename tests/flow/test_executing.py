@@ -43,7 +43,9 @@ CLASSES = ("pure", "read", "idempotent", "irreversible")
 def tried(effect: str = "read", attempts: int = 3, **settings: Any) -> Any:
     """A tool that may be tried several times, with a price of a dollar each."""
 
-    @tool(name="do", effect=effect, cost_usd=1, **({"retry": {"attempts": attempts}} if attempts > 1 else {}), **settings)
+    @tool(
+        name="do", effect=effect, cost_usd=1, **({"retry": {"attempts": attempts}} if attempts > 1 else {}), **settings
+    )
     def do(x: int = 1) -> int:
         return x
 
@@ -214,7 +216,14 @@ def test_the_tools_own_timeout_error_is_an_error_of_the_tool() -> None:
 
 @pytest.mark.parametrize(
     ("own", "obliged", "left", "limit"),
-    [(5, None, None, 5), (5, 3, None, 3), (None, 3, None, 3), (5, 9, 2, 2), (None, None, 2, 2), (None, None, None, None)],
+    [
+        (5, None, None, 5),
+        (5, 3, None, 3),
+        (None, 3, None, 3),
+        (5, 9, 2, 2),
+        (None, None, 2, 2),
+        (None, None, None, None),
+    ],
 )
 def test_the_caller_waits_no_longer_than_the_shortest_limit(
     own: float | None, obliged: float | None, left: float | None, limit: float | None
@@ -668,5 +677,3 @@ def test_a_strange_exception_is_a_failure_that_can_be_recorded(error: Exception)
 
 def test_a_body_that_ends_an_iteration_by_mistake_has_failed() -> None:
     assert isinstance(call(house(typed), World(Invoke=StopIteration(5))), Failed)
-
-

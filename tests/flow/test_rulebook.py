@@ -26,7 +26,9 @@ def both(arguments: dict[str, Any]) -> tuple[str, str]:
 
 
 @given(st.dictionaries(names, values, max_size=3), st.dictionaries(names, values, max_size=3))
-def test_the_quick_fingerprint_tells_apart_what_the_canonical_one_does(one: dict[str, Any], two: dict[str, Any]) -> None:
+def test_the_quick_fingerprint_tells_apart_what_the_canonical_one_does(
+    one: dict[str, Any], two: dict[str, Any]
+) -> None:
     quick, slow = zip(both(one), both(two), strict=True)
     assert (quick[0] == quick[1]) == (slow[0] == slow[1])
 

@@ -341,7 +341,9 @@ def test_a_cancelled_admission_that_cannot_be_released_is_still_cancelled() -> N
 # -- a store that does not take the outcome --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("error", [StoreUnavailable("secret path"), StoreConflict("x"), AuditError("y"), RuntimeError("z")])
+@pytest.mark.parametrize(
+    "error", [StoreUnavailable("secret path"), StoreConflict("x"), AuditError("y"), RuntimeError("z")]
+)
 @pytest.mark.parametrize("answer", [5, OSError("no")])
 def test_after_the_body_an_outcome_that_is_not_taken_is_ambiguous(error: Exception, answer: Any) -> None:
     world = World(Invoke=answer, Finish=error)
@@ -433,9 +435,7 @@ def test_a_fallback_has_a_fallback() -> None:
     assert len(outcome.warnings) == 2
 
 
-@pytest.mark.parametrize(
-    "answer", [5, TimedOut(1, abandoned=True), NotStarted("busy"), "no integer"]
-)
+@pytest.mark.parametrize("answer", [5, TimedOut(1, abandoned=True), NotStarted("busy"), "no integer"])
 def test_nothing_stands_in_for_a_tool_that_may_have_delivered_or_never_began(answer: Any) -> None:
     world = World(Invoke=answer)
     chain(world)
@@ -498,7 +498,7 @@ def test_a_remembered_failure_finds_what_the_fallback_answered() -> None:
 
 
 def test_a_fallback_gets_what_the_approver_made_of_the_arguments() -> None:
-    policy = 'version: 1\nrules:\n  - require_approval: first\n  - allow: second\n'
+    policy = "version: 1\nrules:\n  - require_approval: first\n  - allow: second\n"
     world = World(
         Begin=[Edited(request(edited={"x": 50})), PROCEED, PROCEED], Invoke=by_tool(first=OSError("no"), second=7)
     )
@@ -534,4 +534,3 @@ def test_an_idempotency_key_goes_along_unless_the_fallback_has_its_own() -> None
     world = World(Invoke=by_tool(first=OSError("no"), second=7))
     call(house(keyed, own), world, tool="first")
     assert world.all(Begin)[1].key.endswith("3:own")
-

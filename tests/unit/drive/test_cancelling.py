@@ -75,7 +75,13 @@ class Scene:
         self.cancelled_at: int | None = None
         scene = self
 
-        @tool(name="do", effect="idempotent", credentials=["a", "b"], timeout=30, retry={"attempts": 2, "jitter": 0, "wait": 0})
+        @tool(
+            name="do",
+            effect="idempotent",
+            credentials=["a", "b"],
+            timeout=30,
+            retry={"attempts": 2, "jitter": 0, "wait": 0},
+        )
         async def do(keys: Credentials) -> str:
             scene.bodies += 1
             await asyncio.sleep(0)
@@ -614,7 +620,9 @@ def test_secrets_are_given_back_and_of_no_use_afterwards(colour: str) -> None:
 
 
 @pytest.mark.parametrize("colour", ["blocking", "awaiting"])
-@pytest.mark.parametrize("trouble", [{"fails": OSError("no")}, {"odd": lambda: None}, {"odd": lambda: b"bytes"}, {"odd": str}])
+@pytest.mark.parametrize(
+    "trouble", [{"fails": OSError("no")}, {"odd": lambda: None}, {"odd": lambda: b"bytes"}, {"odd": str}]
+)
 def test_a_lease_that_fails_in_part_gives_the_rest_back(colour: str, trouble: dict[str, Any]) -> None:
     vault = SyncVault(**trouble)
     outcome = attempt_in(colour, gateway(keyed, credentials=vault))
@@ -764,7 +772,9 @@ def test_new_secrets_push_out_the_oldest_that_the_redaction_knows(monkeypatch: p
         request = CredentialRequest("n", "t", "acme", "default", "bot", None, "r1")
         for secret in ("first-secret", "second-secret", "first-secret", "third-secret"):
             at._ports.learn(request, secret)
-        assert at._ports.secrets.redact("first-secret second-secret third-secret") == "[redacted] second-secret [redacted]"
+        assert (
+            at._ports.secrets.redact("first-secret second-secret third-secret") == "[redacted] second-secret [redacted]"
+        )
 
 
 @tool(name="asked")

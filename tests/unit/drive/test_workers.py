@@ -75,11 +75,18 @@ def test_a_job_that_is_cancelled_in_the_queue_never_begins() -> None:
     assert not began.is_set()
 
 
+def test_a_job_beside_a_busy_worker_gets_one_of_its_own() -> None:
+    pool, gate = Workers(2), Gate()
+    pool.submit(gate.wait)
+    assert gate.inside.wait(PATIENCE)
+    assert pool.submit(lambda: 5).result(PATIENCE) == 5
+    gate.opened.set()
+
+
 def test_jobs_that_wait_for_each_other_never_share_a_worker_while_another_may_be_started() -> None:
     """A worker that was given a job and has not woken up yet must not count as free for the next one."""
-    pool = Workers(64)
-    for _ in range(200):
-        gate = threading.Event()
+    for _ in range(100):
+        pool, gate = Workers(2), threading.Event()
         pool.submit(lambda: None).result(PATIENCE)  # leaves a worker that is about to be idle
         waits = pool.submit(lambda gate=gate: gate.wait(PATIENCE))  # type: ignore[misc]
         opens = pool.submit(gate.set)
