@@ -58,6 +58,8 @@ async def adrive(flow: Flow[R], ports: Ports) -> R:
                     else:
                         pending = asyncio.ensure_future(ports.store.aperform(effect))
                         answer = await asyncio.shield(pending)
+                elif type(effect) is Invoke and effect.timeout_s is None and effect.tool.is_async:
+                    answer = await invoke(effect)
                 else:
                     answer = await aperform(effect, ports, left)
             except Exception as error:
@@ -75,7 +77,8 @@ async def adrive(flow: Flow[R], ports: Ports) -> R:
             else:
                 effect = flow.send(answer)
     except StopIteration as stop:
-        left.watch(ports)
+        if left:
+            left.watch(ports)
         result: R = stop.value
         return result
     except GeneratorExit:

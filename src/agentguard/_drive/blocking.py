@@ -41,24 +41,21 @@ LONGEST_S = 10_000_000.0
 Taken = tuple[CredentialRequest, str]
 
 
-class Abandoned:
+class Abandoned(list[tuple[Invoke, Future[Any]]]):
     """Bodies that were given up while they ran, to be watched once the flow has ended: what becomes of them can
     only be said after what became of the call."""
 
-    __slots__ = ("_bodies",)
-
-    def __init__(self) -> None:
-        self._bodies: list[tuple[Invoke, Future[Any]]] = []
+    __slots__ = ()
 
     def add(self, effect: Invoke, future: Future[Any]) -> None:
         """Nobody waits for this one any more."""
-        self._bodies.append((effect, future))
+        self.append((effect, future))
 
     def watch(self, ports: Ports) -> None:
         """Record what becomes of them, in a thread that nobody waits for."""
-        for effect, future in self._bodies:
+        for effect, future in self:
             future.add_done_callback(partial(_hand_over, effect, ports))
-        self._bodies.clear()
+        self.clear()
 
 
 def _hand_over(effect: Invoke, ports: Ports, done: Future[Any]) -> None:
@@ -87,7 +84,12 @@ def drive(flow: Flow[R], ports: Ports) -> R:
         effect = next(flow)
         while True:
             try:
-                answer = perform_stored(effect) if isinstance(effect, Operation) else perform(effect, ports, left)
+                if isinstance(effect, Operation):
+                    answer = perform_stored(effect)
+                elif type(effect) is Invoke and effect.timeout_s is None:
+                    answer = invoke(effect)
+                else:
+                    answer = perform(effect, ports, left)
             except BaseException as error:
                 effect = flow.throw(error)
             else:
@@ -98,7 +100,8 @@ def drive(flow: Flow[R], ports: Ports) -> R:
     except Interrupted as stop:
         raise _original(stop) from None
     finally:
-        left.watch(ports)
+        if left:
+            left.watch(ports)
 
 
 def _original(stop: BaseException) -> BaseException:

@@ -8,7 +8,6 @@ credentials exist only between ``Lease`` and ``Release``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
@@ -35,7 +34,7 @@ from agentguard.domain.context import CallContext
 from agentguard.domain.decisions import Decision, StopReason
 from agentguard.domain.events import Event, Facts
 from agentguard.domain.operations import Finish, Finished, ListSwitches, Proceed
-from agentguard.domain.usage import NANO, BudgetWarning
+from agentguard.domain.usage import NANO, Amounts, BudgetWarning
 from agentguard.errors import ConfigurationError, StoreError
 from agentguard.protocols import CredentialRequest
 from agentguard.resilience.retrying import Attempts
@@ -153,6 +152,70 @@ class _Work:
         elif course.outcome is None:
             self.lose(StopReason.INTERNAL_ERROR, name_of(error), _BROKEN)
 
+    def blame(self, error: Exception, limit: float | None) -> StopReason:
+        """What an attempt that raised has failed of, and whose fault that is."""
+        course = self.course
+        timed_out = isinstance(error, TimedOut)
+        # Only the tool's own limit says something about the tool.
+        course.culprit = not timed_out or limit == self.known.tool.spec.timeout_s
+        course.uncertain = course.uncertain or (timed_out and not self.known.observes)
+        return StopReason.TOOL_TIMEOUT if timed_out else StopReason.TOOL_ERROR
+
+    def unavailable(self, error: NotStarted) -> None:
+        """There was no worker for the attempt."""
+        course = self.course
+        course.unstart()
+        course.culprit = False
+        if course.started:
+            self.fail(error, StopReason.TOOL_TIMEOUT)
+        else:
+            self.refuse(StopReason.CONCURRENCY, text_of(error), "AG626", retryable=True)
+
+    def interrupted(self, stop: Interrupted) -> None:
+        """The caller was cancelled while the body ran, or before it began."""
+        if isinstance(stop.answer, NotStarted):
+            self.course.unstart()
+
+    def invocation(self, credentials: Credentials | None, limit: float | None, deadline: int | None) -> Invoke:
+        """The next attempt."""
+        job, tool, course = self.job, self.known.tool, self.course
+        course.start()
+        context = CallContext(
+            job.run.context, job.call_id, job.key, course.attempts, deadline, self.admission.approval_id
+        )
+        late = None if tool.is_async else partial(_late, self)
+        return Invoke(tool, self.good.kwargs, context, credentials, limit, late)
+
+    def report(self, amounts: Amounts) -> Finish:
+        """What the store is told at the end."""
+        job, course = self.job, self.course
+        context = job.run.context
+        event = None
+        if self.known.tool.spec.audit:
+            if course.status == "succeeded" and course.attempts == 1:
+                facts = self.known.succeeded
+            else:
+                facts = outcome_facts(
+                    job.tool,
+                    course.attempts,
+                    course.error,
+                    None if course.reason is None else course.reason.value,
+                    course.status,
+                )
+            event = Event("call.outcome", facts, course.body, job.ids)
+        return Finish(
+            context.tenant,
+            context.run_id,
+            job.key,
+            self.admission.fence,
+            course.status,
+            amounts,
+            course.stored,
+            course.labels,
+            event,
+            course.events,
+        )
+
     def fail(self, error: Exception, reason: StopReason) -> None:
         """The body reported back and it was no success, or it only observes and was given up."""
         course = self.course
@@ -191,7 +254,9 @@ class _Work:
         course.outcome = Completed(shaped.value, False, decision, self.job.call_id, course.attempts, notes)
 
 
-def abort(house: House, job: Job, known: ToolPlan, good: Validated, decision: Decision, admission: Proceed) -> Flow[None]:
+def abort(
+    house: House, job: Job, known: ToolPlan, good: Validated, decision: Decision, admission: Proceed
+) -> Flow[None]:
     """Settle an admitted call whose body will not run: everything is released."""
     yield from _settle(_Work(house, job, known, good, decision, admission, None))
 
@@ -213,7 +278,27 @@ def execute(
     work = _Work(house, job, known, good, decision, admission, demanded)
     stopped: BaseException | None = None
     try:
-        yield from _run(work)
+        if (
+            known.plain
+            and demanded is None
+            and admission.deadline_ns is None
+            and not house.has_sinks
+            and decision.obligations.timeout_s is None
+        ):
+            # Nothing that _run looks after is asked for: what is left of it, without its frames.
+            try:
+                value = yield work.invocation(None, None, None)
+            except Interrupted as stop:
+                work.interrupted(stop)
+                raise
+            except NotStarted as error:
+                work.unavailable(error)
+            except Exception as error:
+                work.fail(error, work.blame(error, None))
+            else:
+                work.succeed(value)
+        else:
+            yield from _run(work)
     except GeneratorExit:
         raise  # nobody drives any more; the lease of the call will end by itself
     except Exception as error:
@@ -227,7 +312,7 @@ def execute(
     outcome = work.course.outcome
     if outcome is None:
         outcome = work.lose(StopReason.INTERNAL_ERROR, "", _BROKEN)
-    if isinstance(outcome, Completed) and (admission.warnings or finished.warnings):
+    if (admission.warnings or finished.warnings) and isinstance(outcome, Completed):
         notes = map(_warning, (*admission.warnings, *finished.warnings))
         return replace(outcome, warnings=(*outcome.warnings, *notes))
     return outcome
@@ -243,7 +328,11 @@ def _settle(work: _Work) -> Flow[Finished]:
             course.events = (*course.events, Event("step", {"error": name_of(error), "step": "breaker"}))
     amounts = known.used(course.attempts) if course.started else ()
     try:
-        finished = yield from _finish(work, amounts)
+        operation = work.report(amounts)
+        try:
+            finished: Finished = yield operation
+        except BaseException as stop:
+            finished = yield from _said(operation, stop)
     except Exception as error:
         if course.started:
             work.lose(StopReason.STORE_UNAVAILABLE, name_of(error), _UNRECORDED)
@@ -340,11 +429,7 @@ def _attempts(work: _Work, credentials: Credentials | None) -> Flow[None]:
     """The only loop in the house: invoke, and while the plan says so, wait and invoke again."""
     job, known, admission, course = work.job, work.known, work.admission, work.course
     tool, spec, obliged = known.tool, known.tool.spec, work.decision.obligations.timeout_s
-    kwargs = work.good.kwargs
     own = spec.timeout_s if obliged is None else obliged if spec.timeout_s is None else min(spec.timeout_s, obliged)
-    late: Callable[[Any, Exception | None], Generator[Any, Any, None]] | None = None
-    if not tool.is_async:
-        late = partial(_late, work)
     attempts: Attempts | None = None
     elapsed = 0.0
     if admission.deadline_ns is not None and (credentials is not None or work.house.has_sinks):
@@ -364,34 +449,21 @@ def _attempts(work: _Work, credentials: Credentials | None) -> Flow[None]:
                 return
         if limit is not None:
             deadline = now + int(limit * NANO)
-        course.start()
-        context = CallContext(
-            job.run.context, job.call_id, job.key, course.attempts, deadline, admission.approval_id
-        )
         try:
-            value = yield Invoke(tool, kwargs, context, credentials, limit, late)
+            value = yield work.invocation(credentials, limit, deadline)
         except Interrupted as stop:
-            if isinstance(stop.answer, NotStarted):
-                course.unstart()
+            work.interrupted(stop)
             raise
         except NotStarted as error:
-            course.unstart()
-            course.culprit = False
-            if course.started:
-                work.fail(error, StopReason.TOOL_TIMEOUT)
-            else:
-                work.refuse(StopReason.CONCURRENCY, text_of(error), "AG626", retryable=True)
+            work.unavailable(error)
             return
         except Exception as error:
-            timed_out = isinstance(error, TimedOut)
-            # Only the tool's own limit says something about the tool.
-            course.culprit = not timed_out or limit == spec.timeout_s
-            course.uncertain = course.uncertain or (timed_out and not known.observes)
+            reason = work.blame(error, limit)
             pause: float | None = None
             if known.attempts > 1 and known.rerun:
                 if attempts is None:
                     attempts = Attempts(spec.retry)
-                seen: Exception = TimeoutError(str(error)) if timed_out else error
+                seen: Exception = TimeoutError(str(error)) if reason is StopReason.TOOL_TIMEOUT else error
                 elapsed = (yield from TICK) - work.begun
                 pause = attempts.after_failure(seen, course.attempts, elapsed)
             if pause is not None:
@@ -402,10 +474,10 @@ def _attempts(work: _Work, credentials: Credentials | None) -> Flow[None]:
                 if not (yield from _may_go_on(job, spec)):
                     pause = None
             if pause is None:
-                work.fail(error, StopReason.TOOL_TIMEOUT if timed_out else StopReason.TOOL_ERROR)
+                work.fail(error, reason)
                 return
             # The body may have changed the lists and objects it was given; what runs again is what was decided.
-            kwargs = tool.validate(work.good.effective).kwargs
+            work.good = tool.validate(work.good.effective)
         else:
             work.succeed(value)
             return
@@ -442,49 +514,20 @@ def _late(work: _Work, value: Any, error: Exception | None) -> Flow[None]:
     else:
         again.succeed(value)
     # The amounts count only when the call could not be settled when it ended.
-    finished = yield from _finish(again, work.known.used(attempts))
+    operation = again.report(work.known.used(attempts))
+    try:
+        finished: Finished = yield operation
+    except BaseException as stop:
+        finished = yield from _said(operation, stop)
     yield from tell_sinks(work.house, finished.records)
 
 
-def _finish(work: _Work, amounts: tuple[tuple[str, int], ...]) -> Flow[Finished]:
-    job, course = work.job, work.course
-    context = job.run.context
-    event = None
-    if work.known.tool.spec.audit:
-        if course.status == "succeeded" and course.attempts == 1:
-            facts = work.known.succeeded
-        else:
-            facts = outcome_facts(
-                job.tool,
-                course.attempts,
-                course.error,
-                None if course.reason is None else course.reason.value,
-                course.status,
-            )
-        event = Event("call.outcome", facts, course.body, (("call", job.call_id), ("key", job.key)))
-    operation = Finish(
-        context.tenant,
-        context.run_id,
-        job.key,
-        work.admission.fence,
-        course.status,
-        amounts,
-        course.stored,
-        course.labels,
-        event,
-        course.events,
-    )
-    try:
-        finished: Finished = yield operation
-        return finished
-    except Interrupted as stop:
-        if isinstance(stop.answer, Finished):
-            return stop.answer
-        raise
-    except (GeneratorExit, Exception):
-        raise
-    except BaseException:
+def _said(operation: Finish, error: BaseException) -> Flow[Finished]:
+    """What to make of an interruption while the store was told."""
+    if isinstance(error, Interrupted) and isinstance(error.answer, Finished):
+        return error.answer
+    if not isinstance(error, (GeneratorExit, Exception, Interrupted)):
         # Interrupted in the middle of saying it. Nobody knows whether the store heard, and saying it twice
         # changes nothing, so it is said again before the interruption goes on.
         yield from operation
-        raise
+    raise error

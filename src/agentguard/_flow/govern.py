@@ -55,9 +55,7 @@ _NO_TERMS = ApprovalTerms()
 _ROUNDS = 8
 """Times that one call may be decided anew (labels moved, approval edited, lost call resolved) before it is refused."""
 
-_INTERRUPTED = (
-    "An earlier attempt of this action was interrupted and may have taken effect. It was not repeated."
-)
+_INTERRUPTED = "An earlier attempt of this action was interrupted and may have taken effect. It was not repeated."
 _NOT_KEPT = "This action has been carried out before, and its result was not kept. It was not repeated."
 
 
@@ -68,7 +66,10 @@ def govern(house: House, job: Job) -> Flow[Outcome]:
     :data:`~agentguard.domain.calls.Outcome`.
     """
     try:
-        return (yield from _resolve(house, job))
+        found = _resolve(house, job)
+        if isinstance(found, Refused):
+            return (yield from turn_down(house, job, found))
+        return (yield from _admit(house, job, *found))
     except StoreError as error:
         detail = house.clean(f"The store does not answer: {text_of(error)}")
         return refused(job, StopReason.STORE_UNAVAILABLE, detail, retryable=True, code="AG670")
@@ -78,24 +79,24 @@ def govern(house: House, job: Job) -> Flow[Outcome]:
         return (yield from turn_down(house, job, refused(job, StopReason.INTERNAL_ERROR, detail, code="AG679")))
 
 
-def _resolve(house: House, job: Job) -> Flow[Outcome]:
+def _resolve(house: House, job: Job) -> tuple[ToolPlan, Validated] | Refused:
+    """The tool that is meant, and the arguments as it takes them."""
     known = house.plans.get(job.tool)
     if known is None:
         hint = house.registry.did_you_mean(job.tool) if isinstance(job.tool, str) else ""
         detail = f"No tool {job.tool!r:.140} is registered{f'; {hint}' if hint else ''}."
-        return (yield from turn_down(house, job, refused(job, StopReason.UNKNOWN_TOOL, detail, code="AG601")))
+        return refused(job, StopReason.UNKNOWN_TOOL, detail, code="AG601")
     tool = known.tool
     if job.expected is not None and not tool.is_same(job.expected):
         detail = f"The tool registered as {job.tool} is another function than the one that was called."
-        return (yield from turn_down(house, job, refused(job, StopReason.UNKNOWN_TOOL, detail, code="AG602")))
+        return refused(job, StopReason.UNKNOWN_TOOL, detail, code="AG602")
     if tool.is_async and job.colour == "blocking":
         detail = f"{job.tool} is an async tool; call it with acall/aattempt (await) instead of call/attempt."
-        return (yield from turn_down(house, job, refused(job, StopReason.ASYNC_TOOL, detail, code="AG603")))
+        return refused(job, StopReason.ASYNC_TOOL, detail, code="AG603")
     try:
-        good = tool.validate(job.arguments)
+        return known, tool.validate(job.arguments)
     except ArgumentsInvalid as error:
-        return (yield from turn_down(house, job, _invalid(job, error)))
-    return (yield from _admit(house, job, known, good))
+        return _invalid(job, error)
 
 
 def _invalid(job: Job, error: ArgumentsInvalid) -> Refused:
@@ -110,7 +111,7 @@ def _decide(house: House, job: Job, known: ToolPlan, good: Validated) -> tuple[D
     labels, version = run.seen
     decision = house.rules.decide(known.tool.spec.name, good.effective, run.context, labels, job.now_ns)
     job.decision = decision
-    if not decision.allowed and decision.verdict != "require_approval":
+    if decision.verdict != "allow" and not decision.allowed and decision.verdict != "require_approval":
         detail = "; ".join(decision.reasons) or "No rule allows this call."
         return refused(job, StopReason.POLICY_DENIED, detail, message=decision.message, code="AG610")
     obligations = decision.obligations
@@ -128,7 +129,7 @@ def _decide(house: House, job: Job, known: ToolPlan, good: Validated) -> tuple[D
     return decision, good, version
 
 
-def _key(house: House, job: Job, tool: Tool, good: Validated) -> tuple[str, str, str | None]:
+def _key(job: Job, tool: Tool, good: Validated) -> tuple[str, str, str | None]:
     """Store key, fingerprint and idempotency key. The fingerprint is empty when no other call can have the same key."""
     run = job.run
     declared = tool.spec.idempotency_key
@@ -144,8 +145,7 @@ def _key(house: House, job: Job, tool: Tool, good: Validated) -> tuple[str, str,
         key = idempotency_call_key(run.context.tenant, tool.spec.name, chosen)
         return key, quick_fingerprint(tool.spec.name, good.effective, fingerprint), chosen
     key = f"{run.prefix}{len(job.call_id)}:{job.call_id}"
-    limit = run.max_repeats if run.max_repeats is not None else house.max_repeats
-    if job.explicit or (limit is not None and run.max_repeats is not None):
+    if job.explicit or run.max_repeats is not None:
         return key, quick_fingerprint(tool.spec.name, good.effective, fingerprint), None
     return key, "", None
 
@@ -155,7 +155,8 @@ def _admit(house: House, job: Job, known: ToolPlan, good: Validated) -> Flow[Out
     spec = tool.spec
     run = job.run
     context = run.context
-    job.key, print_, chosen = _key(house, job, tool, good)
+    job.key, print_, chosen = _key(job, tool, good)
+    job.ids = (("call", job.call_id), ("key", job.key))
     edit_of: str | None = None
     asked = job.arguments  # replaced by what an approver makes of them
     for _ in range(_ROUNDS):
@@ -331,7 +332,7 @@ def _intent(house: House, job: Job, spec: ToolSpec, decision: Decision) -> Event
         # Decisions that need no explaining are made once per policy, so the same one comes again and again.
         job.run.intents[spec.name] = (decision, facts)
     body = b'{"arguments":' + job.arguments_json + b"}" if house.keep_bodies else b""
-    return Event("call.intent", facts, body, (("call", job.call_id), ("key", job.key)))
+    return Event("call.intent", facts, body, job.ids)
 
 
 def _probe(house: House, job: Job, tool: Tool, ready: Validated, decision: Decision, call: CallRecord) -> Flow[bool]:
@@ -384,9 +385,7 @@ def _replay(house: House, job: Job, tool: Tool, decision: Decision, call: CallRe
     except ValueError:
         reason = StopReason.TOOL_ERROR
     text = house.clean(f"{kept.get('type', 'Exception')}: {kept.get('message', '')}")
-    return Failed(
-        RuntimeError(text), reason, str(kept.get("model", "The tool failed.")), True, None, job.call_id, 0
-    )
+    return Failed(RuntimeError(text), reason, str(kept.get("model", "The tool failed.")), True, None, job.call_id, 0)
 
 
 def _kept(text: str | None) -> dict[str, Any]:
@@ -421,10 +420,6 @@ def _fall_back(
         call_id=_fallback_id(job.call_id, name),
         expected=None,
         idempotency_key=chosen,
-        decision=None,
-        key="",
-        seq=0,
-        approval_id=None,
         fallback_of=(*job.fallback_of, spec.name),
     )
     answer: Outcome = yield from govern(house, second)

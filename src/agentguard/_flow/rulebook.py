@@ -6,7 +6,7 @@ Everything here is made once, when the gateway is built or reloaded; a call only
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -21,7 +21,6 @@ from agentguard.protocols import Redactor
 from agentguard.resilience.breaking import Breakers
 
 if TYPE_CHECKING:
-    from agentguard.policy.deciding import Rulebook
     from agentguard.tools.registry import ToolRegistry
     from agentguard.tools.tool import Tool
 
@@ -30,6 +29,16 @@ LEASE_S = 900.0
 
 MARGIN_S = 30.0
 """What a lease adds to the longest time that a call's attempts and waits can take."""
+
+
+class Rules(Protocol):
+    """Decides; :class:`agentguard.policy.Rulebook`, or something that watches it."""
+
+    def decide(
+        self, tool: str, arguments: Mapping[str, Any], context: RunContext, labels: Collection[str], now_ns: int
+    ) -> Decision:
+        """The policy's answer to one call; never raises."""
+        ...
 
 
 class Secrets(Protocol):
@@ -61,6 +70,7 @@ class ToolPlan:
         rerun: A call whose start was lost may be started again, and one that failed tried again.
         observes: The body changes nothing, so one that was given up has done no harm.
         sandboxed: The tool asks for limits.
+        plain: Nothing stands around the body: one attempt, no time limit, no breaker, no credentials.
         succeeded: Facts of the outcome record of a call that succeeds at once.
     """
 
@@ -72,6 +82,7 @@ class ToolPlan:
     rerun: bool
     observes: bool
     sandboxed: bool
+    plain: bool
     succeeded: Facts
 
     def used(self, attempts: int) -> Amounts:
@@ -103,6 +114,7 @@ def plan(tool: Tool) -> ToolPlan:
         rerun=spec.effect in ("pure", "read", "idempotent"),
         observes=spec.effect in ("pure", "read"),
         sandboxed=spec.sandbox is not None,
+        plain=attempts == 1 and spec.timeout_s is None and spec.breaker is None and not spec.credentials,
         succeeded=outcome_facts(spec.name, 1, None, None, "succeeded"),
     )
 
@@ -131,7 +143,7 @@ class House:
 
     registry: ToolRegistry
     plans: Mapping[str, ToolPlan]
-    rules: Rulebook
+    rules: Rules
     secrets: Secrets
     redactor: Redactor | None = None
     breakers: Breakers = field(default_factory=Breakers)
@@ -194,7 +206,7 @@ class RunView:
             self.seen = (tuple(sorted({*known, *labels})), version)
 
 
-@dataclass(slots=True)
+@dataclass
 class Job:
     """One proposed call.
 
@@ -208,13 +220,14 @@ class Job:
         colour: Driver that carries it out.
         expected: The function that was called, when it was called as a decorated function.
         idempotency_key: Key given by the caller, or ``None``.
-        decision: The decision taken, for spans and logs; set by the flow.
-        key: Store key; set by the flow, as everything below except ``fallback_of``, for spans and logs.
+        fallback_of: Tools that failed before, when this call stands in for another.
+        decision: The decision taken, for spans and logs; set by the flow, as everything below.
+        key: Store key.
         seq: Audit record of the intent or the refusal, 0 when there is none.
+        ids: Facts that name the call in its records.
         approval_id: Approval it waits for or used, if any.
         arguments_json: Effective arguments as they are recorded.
         result_json: Result as it is recorded.
-        fallback_of: Tools that failed before, when this call stands in for another.
     """
 
     tool: str
@@ -226,13 +239,15 @@ class Job:
     colour: Literal["blocking", "awaiting"]
     expected: Tool | None = None
     idempotency_key: str | None = None
-    decision: Decision | None = None
-    key: str = ""
-    seq: int = 0
-    approval_id: str | None = None
-    arguments_json: bytes = b""
-    result_json: bytes = b""
     fallback_of: tuple[str, ...] = ()
+    # Defaults of the class, so that they cost nothing where a job is made.
+    decision: Decision | None = field(default=None, init=False)
+    key: str = field(default="", init=False)
+    ids: tuple[tuple[str, str], ...] = field(default=(), init=False)
+    seq: int = field(default=0, init=False)
+    approval_id: str | None = field(default=None, init=False)
+    arguments_json: bytes = field(default=b"", init=False)
+    result_json: bytes = field(default=b"", init=False)
 
 
 def quick_fingerprint(tool: str, arguments: Mapping[str, Any], slow: Callable[[str, Mapping[str, Any]], str]) -> str:

@@ -18,6 +18,8 @@ from agentguard.tools.schema import OutputInvalid
 
 _MAX_CAUSES = 16
 
+_new: Any = tuple.__new__  # a NamedTuple's own constructor takes twice as long
+
 
 class Shaped(NamedTuple):
     """A result: for the caller, for the store (replays), and for the audit record."""
@@ -38,6 +40,8 @@ def shape(house: House, decision: Decision, value: Any, result: bytes) -> Shaped
     """
     redacted = False
     hidden = decision.obligations.redact_output
+    if not hidden and not house.secrets and house.redactor is None:
+        return _new(Shaped, (value, f'{{"value":{result.decode()}}}', result))  # type: ignore[no-any-return]
     if hidden:
         try:
             value = redact_output(hidden, from_json(result))
@@ -84,8 +88,10 @@ def failure(house: House, decision: Decision, error: Exception, name: str, reaso
         clean = house.clean(text)
         if clean != text or _leaks(house, error):
             # The original, its causes and its notes hold a secret; none of them goes on.
-            error = OutputInvalid(house.clean(error.message), clean) if isinstance(error, OutputInvalid) else RuntimeError(
-                f"{name}: {clean}"
+            error = (
+                OutputInvalid(house.clean(error.message), clean)
+                if isinstance(error, OutputInvalid)
+                else RuntimeError(f"{name}: {clean}")
             )
         text = clean
     if house.redactor is None:
@@ -117,5 +123,7 @@ def _leaks(house: House, error: BaseException) -> bool:
             return True
         if any(house.clean(text) != text for text in texts):
             return True
-        todo += [next_ for next_ in (one.__cause__, one.__context__, *getattr(one, "exceptions", ())) if next_ is not None]
+        todo += [
+            next_ for next_ in (one.__cause__, one.__context__, *getattr(one, "exceptions", ())) if next_ is not None
+        ]
     return False

@@ -542,13 +542,19 @@ class ToolGateway:
             self._tell(job, outcome)
         return outcome
 
-    async def _agovern(self, job: Job) -> Outcome:
+    def _agovern(self, job: Job) -> Awaitable[Outcome]:
+        if self._closed or self._listeners or self.telemetry.listening:
+            return self._aobserved(job)
+        return adrive(govern(self._house, job), self._ports)
+
+    async def _aobserved(self, job: Job) -> Outcome:
+        """The same for somebody who watches."""
         if self._closed:
             return _closed(job)
         if self.telemetry.listening:
-            with self._calling(job) as span:
-                outcome = await adrive(govern(self._house, job), self._ports)
-                self._finished(span, job, outcome)
+            with self._calling(job) as span, Stopwatch() as watch:
+                outcome = await adrive(govern(self._watched, job), self._ports)
+                self._finished(span, job, outcome, watch)
         else:
             outcome = await adrive(govern(self._house, job), self._ports)
         if self._listeners:

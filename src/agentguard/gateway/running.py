@@ -323,18 +323,17 @@ class Run:
         colour: Any,
         expected: Tool | None = None,
     ) -> Job:
-        if call_id is not None:
+        explicit = call_id is not None
+        if explicit:
             check_id("call_id", call_id)
         if idempotency_key is not None:
             check_id("idempotency_key", idempotency_key)
-        given = call_id if call_id is not None else f"{self._nonce}-{next(self._ids)}"
-        view = self._view
         return Job(
             tool,
             arguments if arguments is not None else {},
-            view,
-            given,
-            call_id is not None,
+            self._view,
+            call_id if call_id is not None else f"{self._nonce}-{next(self._ids)}",
+            explicit,
             self._gateway._now_ns(),
             colour,
             expected,
@@ -390,7 +389,7 @@ class Run:
             ApprovalPending: A person has to decide first.
             CallFailed: The tool was started and did not deliver.
         """
-        return value_of(self.attempt(tool, arguments, call_id=call_id, idempotency_key=idempotency_key))
+        return self._value(self._gateway._govern(self._job(tool, arguments, call_id, idempotency_key, "blocking")))
 
     async def acall(
         self,
@@ -401,17 +400,23 @@ class Run:
         idempotency_key: str | None = None,
     ) -> Any:
         """The same for async code."""
-        return value_of(await self.aattempt(tool, arguments, call_id=call_id, idempotency_key=idempotency_key))
+        job = self._job(tool, arguments, call_id, idempotency_key, "awaiting")
+        return self._value(await self._gateway._agovern(job))
 
     def call_tool(self, tool: Tool, arguments: dict[str, Any]) -> Any:
         """Carry out a call of a decorated function (the function itself calls this)."""
         job = self._job(tool.spec.name, arguments, None, None, "blocking", tool)
-        return value_of(self._note(self._gateway._govern(job)))
+        return self._value(self._gateway._govern(job))
 
     async def acall_tool(self, tool: Tool, arguments: dict[str, Any]) -> Any:
         """The same for an async function."""
         job = self._job(tool.spec.name, arguments, None, None, "awaiting", tool)
-        return value_of(self._note(await self._gateway._agovern(job)))
+        return self._value(await self._gateway._agovern(job))
+
+    def _value(self, outcome: Outcome) -> Any:
+        if type(outcome) is Completed and not outcome.warnings:
+            return outcome.value
+        return value_of(self._note(outcome))
 
     def _note(self, outcome: Outcome) -> Outcome:
         if isinstance(outcome, Completed) and outcome.warnings:

@@ -46,6 +46,12 @@ Injected: TypeAlias = Literal["credentials", "context"]
 
 _SCALARS = {"str", "int", "float", "bool", "none"}
 
+_output: Any = tuple.__new__  # a NamedTuple's own constructor takes twice as long
+
+# Results of these types, when nothing more is asked of them, need no look by pydantic-core: an instance of exactly the
+# type is valid, and its JSON form is that of any other value.
+_EXACT: dict[str, type] = {"str": str, "int": int, "bool": bool, "none": NoneType}
+
 # Core schemas whose JSON form validates to the same value again; anything else is checked on every call.
 _STABLE = _SCALARS | {
     *("any", "date", "datetime", "time", "timedelta", "uuid", "decimal", "literal", "enum", "nullable", "list", "dict"),
@@ -427,14 +433,17 @@ def _refuse_changed(given: Any, effective: Any, known: frozenset[str], path: tup
 class HintResult:
     """Checks results against the return hint, or only that they can be written as JSON when there is none."""
 
-    __slots__ = ("_adapter", "_look_for_nan", "schema")
+    __slots__ = ("_adapter", "_exact", "_look_for_nan", "schema")
 
     def __init__(self, returns: Any, where: str) -> None:
         self.schema: dict[str, Any] | None = None
+        self._exact: type | None = None
         self._adapter: TypeAdapter[Any] | None = None
         if returns in (inspect.Signature.empty, Any, object, typing.NoReturn, typing.Never):
             return
         self._adapter = _adapter(returns, where, "AG223", ConfigDict(allow_inf_nan=False, ser_json_inf_nan="constants"))
+        core: Any = self._adapter.core_schema
+        self._exact = _EXACT.get(core["type"]) if set(core) == {"type"} else None
         kinds = {node.get("type") for node in walk(self._adapter.core_schema) if isinstance(node.get("type"), str)}
         # models write NaN as null unless they are told otherwise
         self._look_for_nan = bool(kinds & {"model", "dataclass", "typed-dict"} and kinds & {"float", "any"})
@@ -448,6 +457,11 @@ class HintResult:
         Raises:
             OutputInvalid: It is of another type than declared, or has no JSON form.
         """
+        if type(value) is self._exact:
+            try:
+                return _output(Output, (value, to_json(value)))
+            except Exception as error:  # a lone surrogate
+                raise _unwritable(value, error) from error
         if self._adapter is None:
             return Output(value, written(value))
         try:
