@@ -173,7 +173,7 @@ class CallSpan:
     """Nobody listens: there is nothing to tell."""
 
     __slots__ = (
-        "_call_id", "_context", "_done", "_own", "_span", "_start_ns", "_telemetry", "_token", "_tool", "_tracer",
+        "_began", "_call_id", "_context", "_done", "_own", "_span", "_start_ns", "_telemetry", "_token", "_tool", "_tracer",
     )  # fmt: skip
 
     def __init__(
@@ -188,6 +188,7 @@ class CallSpan:
         self._own = False
         self._token: Any = None
         self._start_ns = 0
+        self._began = time.perf_counter()
         self._done = False
 
     def open(self, attributes: dict[str, Any]) -> None:
@@ -246,7 +247,7 @@ class CallSpan:
             approval_id: Approval it waits for or used.
             approval_state: Status of that approval.
             mode: ``enforce`` or ``observe``; by default that of the decision.
-            duration_s: Seconds the call took.
+            duration_s: Seconds the call took; by default since this object was made.
             decision_s: Seconds the policy decision took.
             arguments_json: Redacted arguments; used only when the host asked for message content.
             result_json: Redacted result; likewise.
@@ -254,6 +255,8 @@ class CallSpan:
         if self._done:
             return
         self._done = True
+        if duration_s is None:
+            duration_s = time.perf_counter() - self._began
         decision = decision if decision is not None else outcome.decision
         if isinstance(outcome, Suspended):
             approval_id = approval_id or outcome.request.id
@@ -281,7 +284,8 @@ class CallSpan:
                 self._guardrail(verdict, values, decision_s or 0.0)
             telemetry = self._telemetry
             telemetry.measure(self._tool, outcome, decision, verdict, mode, failure, duration_s, decision_s)
-            if LOGGER.isEnabledFor(logging.INFO):
+            told = telemetry.log_calls if isinstance(outcome, Completed) else telemetry.log_stop_reasons
+            if told and LOGGER.isEnabledFor(logging.INFO):
                 extra: dict[str, Any] = {
                     "run_id": self._context.run_id,
                     "tenant": self._context.tenant,
@@ -435,6 +439,8 @@ class Telemetry:
             calls that are not simply allowed) or ``always``.
         tracer_provider: Provider for spans; by default the global one, if a real one is set.
         meter_provider: Provider for metrics; likewise.
+        log_calls: Whether calls that completed are logged.
+        log_stop_reasons: Whether calls that were refused, suspended, failed or are ambiguous are logged.
 
     Attributes:
         capture: Value of ``OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT`` when the gateway was made:
@@ -448,6 +454,8 @@ class Telemetry:
         guardrail_spans: GuardrailSpans = "non_allow",
         tracer_provider: TracerProvider | None = None,
         meter_provider: MeterProvider | None = None,
+        log_calls: bool = True,
+        log_stop_reasons: bool = True,
     ) -> None:
         if guardrail_spans not in ("off", "non_allow", "always"):
             raise ValueError(f"guardrail_spans is off, non_allow or always, not {guardrail_spans!r}")
@@ -455,6 +463,8 @@ class Telemetry:
         wanted = os.environ.get("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT", "").strip().upper()
         self.capture = wanted if wanted in ("SPAN_ONLY", "EVENT_ONLY", "SPAN_AND_EVENT") else "NO_CONTENT"
         self.errors = 0
+        self.log_calls = log_calls
+        self.log_stop_reasons = log_stop_reasons
         self._tracer_provider = tracer_provider
         self._meter_provider = meter_provider
         self._tracer: Tracer | None = None

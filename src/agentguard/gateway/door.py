@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import logging
 import os
-from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeAlias, TypeVar
@@ -24,7 +25,7 @@ from agentguard._flow.rulebook import House, Job, plan
 from agentguard.audit.redaction import KnownSecrets
 from agentguard.budget.budget import Budget, merged, meters_for
 from agentguard.canonical import dumps
-from agentguard.domain.calls import Completed, Outcome, Refused, Suspended
+from agentguard.domain.calls import Completed, Failed, Outcome, Refused, Suspended
 from agentguard.domain.context import Contract, RunContext
 from agentguard.domain.decisions import Decision, StopReason
 from agentguard.domain.events import AuditRecord
@@ -39,8 +40,9 @@ from agentguard.domain.operations import (
     Vote,
 )
 from agentguard.domain.runs import RunRecord
-from agentguard.domain.usage import Meter
+from agentguard.domain.usage import NANO, Meter
 from agentguard.errors import ConfigurationError, NoActiveRun, RunError, SinkError, StoreUnavailable
+from agentguard.gateway.observing import Stopwatch, TimedRules
 from agentguard.gateway.parts import Approvals, Audit, Budgets, Runs, Switches
 from agentguard.gateway.running import Run
 from agentguard.naming import check_id
@@ -191,6 +193,8 @@ class ToolGateway:
             max_repeats=max_repeats,
             keep_bodies=keep_bodies,
         )
+        self._rules = rules
+        self._watched = dataclasses.replace(self._house, rules=TimedRules(rules))
         self._now_ns = self._ports.clock.now_ns
         self._draw = draw
         self.approvals = Approvals(self)
@@ -264,6 +268,8 @@ class ToolGateway:
             given["sinks"] = config.open_sinks(read)
         if read.credentials is not None:
             given.setdefault("credentials", read.credentials)
+        if "telemetry" not in given:
+            given["telemetry"] = Telemetry(log_calls=read.log_calls, log_stop_reasons=read.log_stop_reasons)
         if "store" in settings or read.store is None:
             return cls(registry, (read.policy, *_layers(layers, ())), **given)
         try:
@@ -285,7 +291,7 @@ class ToolGateway:
     @property
     def policy_digest(self) -> str:
         """SHA-256 (hex) over all policy layers in force."""
-        return self._house.rules.digest
+        return self._rules.digest
 
     @property
     def store(self) -> Store:
@@ -524,7 +530,7 @@ class ToolGateway:
         labels: tuple[str, ...] = ()
         if isinstance(context, Run):
             labels, context = context.labels, context.context
-        seen = self._house.rules.visible
+        seen = self._rules.visible
         now = self._now_ns()
         labels = labels or context.labels
         return self.registry.only([t.spec.name for t in self.registry if seen(t.spec.name, context, labels, now)])
@@ -533,9 +539,9 @@ class ToolGateway:
         if self._closed:
             return _closed(job)
         if self.telemetry.listening:
-            with self._calling(job) as span:
-                outcome = drive(govern(self._house, job), self._ports)
-                self._finished(span, job, outcome)
+            with self._calling(job) as span, Stopwatch() as watch:
+                outcome = drive(govern(self._watched, job), self._ports)
+                self._finished(span, job, outcome, watch)
         else:
             outcome = drive(govern(self._house, job), self._ports)
         if self._listeners:
@@ -566,7 +572,7 @@ class ToolGateway:
         description = known.tool.spec.description if known is not None else ""
         return self.telemetry.calling(job.tool, job.run.context, job.call_id, description)
 
-    def _finished(self, span: CallSpan, job: Job, outcome: Outcome) -> None:
+    def _finished(self, span: CallSpan, job: Job, outcome: Outcome, watch: Stopwatch) -> None:
         if span.idle:
             return
         content = self.telemetry.wants_content
@@ -576,12 +582,16 @@ class ToolGateway:
             seq=job.seq,
             key=job.key,
             approval_id=job.approval_id,
+            decision_s=watch.seconds,
             approval_state="consumed" if job.approval_id and isinstance(outcome, Completed) else None,
             arguments_json=job.arguments_json.decode() if content and job.arguments_json else None,
             result_json=job.result_json.decode() if content and job.result_json else None,
         )
         if isinstance(outcome, Suspended):
             self.telemetry.approval_requested(job.tool)
+        known = self._house.plans.get(job.tool)
+        if known is not None and known.cost_nano and isinstance(outcome, (Completed, Failed)) and outcome.attempts:
+            self.telemetry.cost(known.cost_nano * outcome.attempts / NANO, tool=job.tool)
 
     def _tell(self, job: Job, outcome: Outcome) -> None:
         if not self._listeners:

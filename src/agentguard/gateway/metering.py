@@ -129,7 +129,7 @@ class LlmReservation:
         except Exception:
             self.done, self._owed = False, operation
             raise
-        return self.run._settled(answer)
+        return self.run._settled(answer, self.model, amounts)
 
     def _leave(self, error: BaseException | None) -> Steps[None]:
         if self.done:

@@ -51,6 +51,7 @@ from agentguard.domain.usage import (
     TOKENS,
     TOOL_CALLS,
     TOOL_PREFIX,
+    Amounts,
     Usage,
 )
 from agentguard.errors import (
@@ -514,7 +515,7 @@ class Run:
             charged("llm.charged", model, amounts),
             enforce=False,
         )
-        return self._settled(answer)
+        return self._settled(answer, model, amounts)
 
     def charge_llm(
         self,
@@ -555,7 +556,7 @@ class Run:
         """The same for async code; completes even when the caller is cancelled."""
         return await self._gateway._athrough(self._charging(model, input_tokens, output_tokens, cost_usd))
 
-    def _settled(self, answer: Reserved) -> tuple[str, ...]:
+    def _settled(self, answer: Reserved, model: str = "", amounts: Amounts = ()) -> tuple[str, ...]:
         notes = [f"budget of {w.label}: {100 * w.used // w.limit} % of {w.dimension} used" for w in answer.warnings]
         notes += [f"over the limit: {ledger.describe(short)}" for short in answer.over]
         self._warn(notes)
@@ -564,6 +565,9 @@ class Run:
             telemetry.budget(warning.dimension, warning.label.split()[0], warning.used, warning.limit)
         for short in answer.over:
             telemetry.budget(short.dimension, short.scope, short.used, short.limit)
+        for dimension, amount in amounts:
+            if dimension == COST and amount:
+                telemetry.cost(amount / NANO, model=model)
         return tuple(notes)
 
     def _reserving(self, model: str, input_tokens: int, max_output_tokens: int) -> Reserve:
