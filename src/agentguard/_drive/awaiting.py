@@ -172,13 +172,13 @@ async def _either(call: Any, arguments: tuple[Any, ...], ports: Ports, *, is_asy
 
 async def _invoke(effect: Invoke, ports: Ports, left: Abandoned) -> Any:
     limit = effect.timeout_s
-    if effect.tool.is_async:
+    if effect.tool.awaits:
         if limit is None:
-            return await invoke(effect)
+            return await invoke(effect, awaiting=True)
         patience = asyncio.timeout(limit)
         try:
             async with patience:
-                return await invoke(effect)
+                return await invoke(effect, awaiting=True)
         except Exception:
             if patience.expired():  # whatever a body makes of being cut off, it was cut off
                 raise TimedOut(limit, abandoned=False) from None

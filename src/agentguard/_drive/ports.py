@@ -189,11 +189,14 @@ def _inputs(tool: Tool, effect: Invoke | Probe, credentials: Credentials | None)
     return given
 
 
-def invoke(effect: Invoke) -> Any:
+def invoke(effect: Invoke, *, awaiting: bool = False) -> Any:
     """Run a tool's body. This is the only place in agentguard that does (a test reads the source for it)."""
     tool = effect.tool
+    given = _inputs(tool, effect, effect.credentials) if tool.injected else effect.arguments
     try:
-        return tool.body(**(_inputs(tool, effect, effect.credentials) if tool.injected else effect.arguments))
+        if awaiting and tool.abody is not None:
+            return tool.abody(**given)
+        return tool.body(**given)
     except GeneratorExit as error:  # to the drivers it would mean that nobody drives any more
         raise RuntimeError(f"{tool.spec.name} raised GeneratorExit") from error
 

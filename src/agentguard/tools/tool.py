@@ -79,6 +79,7 @@ class Tool:
         spec: The registry entry.
         body: What the drivers call, with keyword arguments. Nobody else calls it.
         is_async: ``body`` returns an awaitable.
+        abody: What the drivers call instead of ``body`` for async callers, or ``None``.
         injected: Parameter name to ``"credentials"`` or ``"context"``.
         probe: Finds out what became of a call whose fate is unknown, or ``None``. The drivers call it with
             those arguments of the call that it names, and the ``CallContext`` as ``context`` when it names that.
@@ -94,6 +95,7 @@ class Tool:
         "_output",
         "_positional",
         "_public",
+        "abody",
         "body",
         "injected",
         "is_async",
@@ -119,6 +121,7 @@ class Tool:
     ) -> None:
         self.spec = spec
         self.body = body
+        self.abody: Callable[..., Any] | None = None
         self.is_async = is_coroutine_function(body)
         self.injected: Mapping[str, Injected] = dict(public.injected) if public else {}
         self.probe = probe
@@ -204,6 +207,25 @@ class Tool:
     def bound_to(self, instance: Any) -> Tool:
         """The tool of a method, bound to the instance (or class) it acts on."""
         return self._copy(self.spec, self.body.__get__(instance), instance, False)
+
+    @property
+    def awaits(self) -> bool:
+        """Whether async callers get an awaitable from the body."""
+        return self.is_async or self.abody is not None
+
+    def with_async_body(self, function: Callable[..., Any]) -> Tool:
+        """The tool with a coroutine function that does the same for async callers.
+
+        For tools that come in both colours from elsewhere; sync callers go on getting the sync body.
+
+        Raises:
+            ToolDefinitionError: AG217, it is no coroutine function, or the tool is async already, or a method.
+        """
+        if self.is_async or self.method or self._instance is not None or not is_coroutine_function(function):
+            fail(f"tool {self.spec.name}", "AG217", "an async body is a coroutine function beside a sync function")
+        other = self._copy(self.spec, self.body, self._instance, self.method)
+        other.abody = function
+        return other
 
     def is_same(self, other: Tool) -> bool:
         """Whether both run the same function on the same instance, whatever their entries say."""
