@@ -24,7 +24,7 @@ from agentguard._flow.effects import Invoke
 from agentguard.domain.calls import Ambiguous, Completed, Failed, Refused
 from agentguard.domain.context import CallContext as Context
 from agentguard.domain.decisions import StopReason
-from agentguard.domain.operations import Effect
+from agentguard.domain.operations import Effect, GetRun
 from agentguard.tools.current import CURRENT
 from tests.unit.drive.making import PATIENCE, Gate, calls, gateway, held, kinds, until
 
@@ -664,3 +664,24 @@ def test_pauses_between_attempts_are_real(attempt: Callable[..., Any], monkeypat
         assert isinstance(outcome, Completed)
         assert outcome.attempts == 2
     assert slept in ([], [0.001])
+
+
+# -- labels -----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_that_is_given_the_result_of_another_run_carries_its_labels(attempt: Callable[..., Any]) -> None:
+    @tool(name="do", effect="idempotent", idempotency_key=["x"], output_labels=["pii"])
+    def do(x: int) -> int:
+        return x
+
+    with gateway(do) as at:
+        with at.run(agent="bot") as first:
+            attempt(first, "do", {"x": 1})
+        with at.run(agent="bot") as second:
+            outcome = attempt(second, "do", {"x": 1})
+            assert isinstance(outcome, Completed)
+            assert outcome.replayed
+            assert second.labels == ("pii",)
+        found = at.store.perform(GetRun("default", second.run_id))
+        assert found is not None
+        assert found.labels == ("pii",)
