@@ -35,6 +35,7 @@ from agentguard.cli import (
     auditing,
     checking,
     demonstrating,
+    describing,
     diagnosing,
     inspecting,
     starting,
@@ -151,6 +152,7 @@ def root(
 app.command("init")(starting.init)
 app.command("check")(checking.check)
 app.command("eval")(checking.evaluate)
+app.command("schema")(describing.schema)
 app.add_typer(toolbox.app, name="tools")
 app.add_typer(inspecting.app, name="runs")
 app.add_typer(approving.app, name="approvals")
