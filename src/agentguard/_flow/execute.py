@@ -78,12 +78,6 @@ class _Course:
     culprit: bool = True
     """What went wrong is the tool's fault, not that of a short deadline."""
 
-    def start(self) -> None:
-        """The body is about to run; until it says otherwise nobody knows how it ends."""
-        self.attempts += 1
-        self.started = True
-        self.status, self.reason = "ambiguous", StopReason.CANCELLED
-
     def unstart(self) -> None:
         """The body did not run after all."""
         self.attempts -= 1
@@ -177,14 +171,43 @@ class _Work:
             self.course.unstart()
 
     def invocation(self, credentials: Credentials | None, limit: float | None, deadline: int | None) -> Invoke:
-        """The next attempt."""
+        """The next attempt: the body is about to run, and until it says otherwise nobody knows how it ends."""
         job, tool, course = self.job, self.known.tool, self.course
-        course.start()
+        course.attempts += 1
+        course.started = True
+        course.status, course.reason = "ambiguous", StopReason.CANCELLED
         context = CallContext(
             job.run.context, job.call_id, job.key, course.attempts, deadline, self.admission.approval_id
         )
         late = None if tool.is_async else partial(_late, self)
         return Invoke(tool, self.good.kwargs, context, credentials, limit, late)
+
+    def judge(self, ticket: Ticket) -> None:
+        """Tell the breaker: only what the tool itself did counts."""
+        course = self.course
+        try:
+            if course.status == "succeeded":
+                ticket.success()
+            elif course.culprit and course.reason in (
+                StopReason.TOOL_ERROR,
+                StopReason.TOOL_TIMEOUT,
+                StopReason.INVALID_OUTPUT,
+            ):
+                ticket.failure(RuntimeError(course.error or "failed"))
+            else:
+                ticket.abandon()
+        except Exception as error:  # bookkeeping must not stand between an effect and its record
+            course.events = (*course.events, Event("step", {"error": name_of(error), "step": "breaker"}))
+
+    def unrecorded(self, error: Exception) -> Finished:
+        """Nobody took what became of the call."""
+        if self.course.started:
+            self.lose(StopReason.STORE_UNAVAILABLE, name_of(error), _UNRECORDED)
+        elif self.course.outcome is None:
+            detail = f"Nothing was done, and the store did not take that: {name_of(error)}: {text_of(error)}"
+            self.refuse(StopReason.STORE_UNAVAILABLE, detail, "AG670", retryable=True)
+        labels, version = self.job.run.seen
+        return Finished(False, labels, version)
 
     def report(self, amounts: Amounts) -> Finish:
         """What the store is told at the end."""
@@ -254,13 +277,6 @@ class _Work:
         course.outcome = Completed(shaped.value, False, decision, self.job.call_id, course.attempts, notes)
 
 
-def abort(
-    house: House, job: Job, known: ToolPlan, good: Validated, decision: Decision, admission: Proceed
-) -> Flow[None]:
-    """Settle an admitted call whose body will not run: everything is released."""
-    yield from _settle(_Work(house, job, known, good, decision, admission, None))
-
-
 def execute(
     house: House,
     job: Job,
@@ -269,16 +285,20 @@ def execute(
     decision: Decision,
     admission: Proceed,
     demanded: bytes | None,
+    stopped: BaseException | None = None,
 ) -> Flow[Outcome]:
     """Run the body of an admitted call, with everything its plan asks for, and settle it.
 
-    ``demanded`` are the canonical arguments that were approved, or ``None`` when nobody had to approve. Raises
-    nothing but what ends the caller: every failure is an outcome.
+    ``demanded`` are the canonical arguments that were approved, or ``None`` when nobody had to approve. ``stopped``
+    has ended the caller already: then the body does not run, and everything is released. Raises nothing but what
+    ends the caller: every failure is an outcome.
     """
     work = _Work(house, job, known, good, decision, admission, demanded)
-    stopped: BaseException | None = None
+    course = work.course
     try:
-        if (
+        if stopped is not None:
+            pass
+        elif (
             known.plain
             and demanded is None
             and admission.deadline_ns is None
@@ -305,11 +325,26 @@ def execute(
         work.crash(error)
     except BaseException as stop:  # cancelled: settle, then let it go on
         stopped = stop
-    finished = yield from _settle(work)
+    # Say once what became of the call. When nobody takes it, the outcome says so and nothing is raised.
+    if course.ticket is not None:
+        work.judge(course.ticket)
+    try:
+        operation = work.report(known.used(course.attempts) if course.started else ())
+        try:
+            finished: Finished = yield operation
+        except BaseException as stop:
+            finished = yield from _said(operation, stop)
+    except Exception as error:
+        finished = work.unrecorded(error)
+    else:
+        if finished.labels is not job.run.seen[0] or finished.version != job.run.seen[1]:
+            job.run.learn(finished.labels, finished.version)
+        if finished.records:
+            yield from tell_sinks(house, finished.records)
     if stopped is not None:
         raise stopped
-    job.result_json = work.course.result
-    outcome = work.course.outcome
+    job.result_json = course.result
+    outcome = course.outcome
     if outcome is None:
         outcome = work.lose(StopReason.INTERNAL_ERROR, "", _BROKEN)
     if (admission.warnings or finished.warnings) and isinstance(outcome, Completed):
@@ -318,52 +353,9 @@ def execute(
     return outcome
 
 
-def _settle(work: _Work) -> Flow[Finished]:
-    """Say once what became of the call; when nobody takes it, the outcome says so and nothing is raised."""
-    job, known, course = work.job, work.known, work.course
-    if course.ticket is not None:
-        try:
-            _judge(course.ticket, course)
-        except Exception as error:  # bookkeeping must not stand between an effect and its record
-            course.events = (*course.events, Event("step", {"error": name_of(error), "step": "breaker"}))
-    amounts = known.used(course.attempts) if course.started else ()
-    try:
-        operation = work.report(amounts)
-        try:
-            finished: Finished = yield operation
-        except BaseException as stop:
-            finished = yield from _said(operation, stop)
-    except Exception as error:
-        if course.started:
-            work.lose(StopReason.STORE_UNAVAILABLE, name_of(error), _UNRECORDED)
-        elif course.outcome is None:
-            detail = f"Nothing was done, and the store did not take that: {name_of(error)}: {text_of(error)}"
-            work.refuse(StopReason.STORE_UNAVAILABLE, detail, "AG670", retryable=True)
-        labels, version = job.run.seen
-        return Finished(False, labels, version)
-    job.run.learn(finished.labels, finished.version)
-    if finished.records:
-        yield from tell_sinks(work.house, finished.records)
-    return finished
-
-
 def _warning(warning: BudgetWarning) -> str:
     share = f"{100 * warning.used // warning.limit} %" if warning.limit else "all"
     return f"budget of {warning.label}: {share} of {warning.dimension} used"
-
-
-def _judge(ticket: Ticket, course: _Course) -> None:
-    """Tell the breaker: only what the tool itself did counts."""
-    if course.status == "succeeded":
-        ticket.success()
-    elif course.culprit and course.reason in (
-        StopReason.TOOL_ERROR,
-        StopReason.TOOL_TIMEOUT,
-        StopReason.INVALID_OUTPUT,
-    ):
-        ticket.failure(RuntimeError(course.error or "failed"))
-    else:
-        ticket.abandon()
 
 
 def _run(work: _Work) -> Flow[None]:
@@ -507,7 +499,6 @@ def _late(work: _Work, value: Any, error: Exception | None) -> Flow[None]:
     if error is not None and attempts > 1:
         return
     again = _Work(work.house, work.job, work.known, work.good, work.decision, work.admission, None)
-    again.course.start()
     again.course.attempts = attempts
     if error is not None:
         again.fail(error, StopReason.TOOL_ERROR)

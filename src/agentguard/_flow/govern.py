@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic_core import from_json, to_json
 
 from agentguard._flow.effects import DRAW, Ask, Flow, Interrupted, Probe
-from agentguard._flow.execute import abort, execute
+from agentguard._flow.execute import execute
 from agentguard._flow.refusing import name_of, refused, tell_sinks, text_of, turn_down
 from agentguard._flow.rulebook import House, Job, ToolPlan, quick_fingerprint
 from agentguard._flow.shaping import shape
@@ -166,7 +166,7 @@ def _admit(house: House, job: Job, known: ToolPlan, good: Validated) -> Flow[Out
         decision, ready, version = decided
         job.arguments_json = house.recordable(to_json(ready.effective))
         demand = None
-        if edit_of is not None or not decision.allowed:
+        if edit_of is not None or (decision.verdict != "allow" and not decision.allowed):
             demand = ApprovalDemand(
                 terms=decision.approval if decision.approval is not None else _NO_TERMS,
                 arguments=ready.effective,
@@ -208,7 +208,7 @@ def _admit(house: House, job: Job, known: ToolPlan, good: Validated) -> Flow[Out
             admission: Admission = yield begin
         except Interrupted as stop:
             if isinstance(stop.answer, Proceed):
-                yield from abort(house, job, known, ready, decision, stop.answer)
+                yield from execute(house, job, known, ready, decision, stop.answer, None, stop)
             raise
         match admission:
             case Proceed():

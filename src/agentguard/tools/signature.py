@@ -251,7 +251,7 @@ def _stable(core: Any) -> bool:
 class SignatureInput:
     """Checks arguments against the parameters of a function."""
 
-    __slots__ = ("_adapter", "_check", "_count", "_defaults", "_known", "_names", "_stable", "schema")
+    __slots__ = ("_adapter", "_count", "_defaults", "_known", "_names", "_stable", "schema", "validate")
 
     def __init__(self, signature: Signature, where: str) -> None:
         fields = {p.name: p.hint if p.required else NotRequired[p.hint] for p in signature.parameters}
@@ -285,7 +285,8 @@ class SignatureInput:
         for name, value in self._defaults.items():
             properties[name]["default"] = value
         flat = core is not None and all(_is_scalar(item["schema"]) for item in core["fields"].values())
-        self._check = self._scalars(core) if flat else self._through_json
+        self.validate: Callable[[Mapping[str, Any]], Validated] = self._scalars(core) if flat else self._through_json
+        """Checks arguments and fills in defaults; raises :class:`ArgumentsInvalid` when they do not fit."""
 
     def _read_defaults(self, signature: Signature, where: str) -> dict[str, Any]:
         defaults: dict[str, Any] = {}
@@ -304,14 +305,6 @@ class SignatureInput:
                     code="AG218",
                 ) from error
         return defaults
-
-    def validate(self, arguments: Mapping[str, Any]) -> Validated:
-        """Check arguments and fill in defaults.
-
-        Raises:
-            ArgumentsInvalid: They do not fit.
-        """
-        return self._check(arguments)
 
     def _scalars(self, core: Any) -> Callable[[Mapping[str, Any]], Validated]:
         """One pass through pydantic-core; only immutable values come out, so one dict serves for both."""
