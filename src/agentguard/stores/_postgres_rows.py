@@ -288,6 +288,8 @@ class PostgresTables:
             raise RuntimeError(f"an operation of tenant {self._tenant} asked for {name} {value} of {tenant}")
 
     def _asked(self, *query: Any) -> Rows:
+        if any(kind == query[0][:-1] for kind, _ in self._put) and query[0] != "approvals":
+            raise RuntimeError(f"an operation asked for {query[0]} after it had changed one")
         for known, rows in self._answers:
             if known == query:
                 return rows
@@ -374,7 +376,17 @@ class PostgresTables:
         return None if found is None else routing.from_json(found)
 
     def approvals(self, wanted: ApprovalFilter) -> list[ApprovalRequest]:
-        return [routing.from_json(request) for (request,) in self._asked("approvals", wanted)]
+        found = [routing.from_json(request) for (request,) in self._asked("approvals", wanted)]
+        put = {key: self.approval(key) for kind, key in self._put if kind == "approval"}
+        mine = [put.pop(request.id, None) or request for request in found]
+        return mine + [
+            request
+            for request in put.values()
+            if request is not None
+            and wanted.tenant in (None, request.tenant)
+            and wanted.run_id in (None, request.run_id)
+            and wanted.tool in (None, request.tool)
+        ]
 
     def put_approval(self, request: ApprovalRequest) -> None:
         self._approvals[request.id] = routing.to_json(request)
