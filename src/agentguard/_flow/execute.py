@@ -30,6 +30,7 @@ from agentguard._flow.rulebook import House, Job, ToolPlan, outcome_facts
 from agentguard._flow.shaping import failure, shape
 from agentguard.approval.binding import canonical_arguments
 from agentguard.domain.calls import Ambiguous, CallRecord, Completed, Failed, Outcome
+from agentguard.domain.constructing import maker
 from agentguard.domain.context import CallContext
 from agentguard.domain.decisions import Decision, StopReason
 from agentguard.domain.events import Event, Facts
@@ -46,6 +47,10 @@ if TYPE_CHECKING:
     from agentguard.resilience.breaking import Ticket
     from agentguard.resilience.credentials import Credentials
     from agentguard.tools.schema import Validated
+
+_context, _invoke, _completed, _event, _finish = (
+    maker(CallContext), maker(Invoke), maker(Completed), maker(Event), maker(Finish)
+)  # fmt: skip
 
 Status = Literal["succeeded", "failed", "ambiguous", "refused"]
 
@@ -176,11 +181,11 @@ class _Work:
         course.attempts += 1
         course.started = True
         course.status, course.reason = "ambiguous", StopReason.CANCELLED
-        context = CallContext(
+        context = _context(
             job.run.context, job.call_id, job.key, course.attempts, deadline, self.admission.approval_id
         )
         late = None if tool.is_async else partial(_late, self)
-        return Invoke(tool, self.good.kwargs, context, credentials, limit, late)
+        return _invoke(tool, self.good.kwargs, context, credentials, limit, late)
 
     def judge(self, ticket: Ticket) -> None:
         """Tell the breaker: only what the tool itself did counts."""
@@ -225,8 +230,8 @@ class _Work:
                     None if course.reason is None else course.reason.value,
                     course.status,
                 )
-            event = Event("call.outcome", facts, course.body, job.ids)
-        return Finish(
+            event = _event("call.outcome", facts, course.body, job.ids)
+        return _finish(
             context.tenant,
             context.run_id,
             job.key,
@@ -274,7 +279,7 @@ class _Work:
         if tool.spec.deprecated:
             instead = f"; use {tool.spec.replaced_by}" if tool.spec.replaced_by else ""
             notes = (*notes, f"{tool.spec.name} is deprecated{instead}")
-        course.outcome = Completed(shaped.value, False, decision, self.job.call_id, course.attempts, notes)
+        course.outcome = _completed(shaped.value, False, decision, self.job.call_id, course.attempts, notes)
 
 
 def execute(

@@ -22,6 +22,7 @@ from agentguard._flow.rulebook import House, Job, ToolPlan, quick_fingerprint
 from agentguard._flow.shaping import shape
 from agentguard.approval.binding import canonical_arguments
 from agentguard.domain.calls import Ambiguous, CallRecord, Completed, Failed, Outcome, Refused, Suspended
+from agentguard.domain.constructing import maker
 from agentguard.domain.context import CallContext
 from agentguard.domain.decisions import NO_OBLIGATIONS, ApprovalTerms, Decision, StopReason
 from agentguard.domain.events import Event
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from agentguard.tools.tool import Tool
 
 _NO_TERMS = ApprovalTerms()
+_begin, _event = maker(Begin), maker(Event)
 
 _ROUNDS = 8
 """Times that one call may be decided anew (labels moved, approval edited, lost call resolved) before it is refused."""
@@ -180,7 +182,7 @@ def _admit(house: House, job: Job, known: ToolPlan, good: Validated) -> Flow[Out
                 id=f"ap_{(yield from DRAW)}",
                 nonce=(yield from DRAW),
             )
-        begin = Begin(
+        begin = _begin(
             context.tenant,
             context.run_id,
             context.agent,
@@ -332,7 +334,7 @@ def _intent(house: House, job: Job, spec: ToolSpec, decision: Decision) -> Event
         # Decisions that need no explaining are made once per policy, so the same one comes again and again.
         job.run.intents[spec.name] = (decision, facts)
     body = b'{"arguments":' + job.arguments_json + b"}" if house.keep_bodies else b""
-    return Event("call.intent", facts, body, job.ids)
+    return _event("call.intent", facts, body, job.ids)
 
 
 def _probe(house: House, job: Job, tool: Tool, ready: Validated, decision: Decision, call: CallRecord) -> Flow[bool]:

@@ -7,9 +7,12 @@ cannot be told apart (a test performs the same operations with and without the s
 
 from __future__ import annotations
 
+from agentguard.domain.constructing import maker
 from agentguard.domain.operations import Begin, Finish, Finished, Proceed
 from agentguard.stores._memory_rows import Tables
 from agentguard.stores.rows import CallRow
+
+_proceed, _finished = maker(Proceed), maker(Finished)
 
 
 def admit(tables: Tables, op: Begin) -> Proceed | None:
@@ -55,7 +58,7 @@ def admit(tables: Tables, op: Begin) -> Proceed | None:
     desk.numbers[key] = tables.number = tables.number + 1
     desk.going[key] = (row, till)
     desk.unsealed += (now, event)
-    return Proceed(1, now, None, None, (), (), seq)
+    return _proceed(1, now, None, None, (), (), seq)
 
 
 def settle(tables: Tables, op: Finish) -> Finished | None:
@@ -91,4 +94,4 @@ def settle(tables: Tables, op: Finish) -> Finished | None:
     run.active = max(run.active - 1, 0)
     run.audit_seq = seq = run.audit_seq + 1
     desk.unsealed += (tables.now, event)
-    return Finished(True, run.labels, run.version, (), (), (), seq)
+    return _finished(True, run.labels, run.version, (), (), (), seq)
