@@ -139,7 +139,7 @@ class Story:
         return Begin(
             "acme", run_id, "bot", "ann", "prod", key, key, chance.choice(("mail", "mail", "pay")), "write",
             chance.choice(("", "f" * 64, "e" * 64)), "p" * 64, chance.choice((None, None, 0, 1)),
-            chance.choice((meters(run_id), meters(run_id), SHARED[:1], ())), chance.choice(AMOUNTS), 60 * NANO,
+            chance.choice((meters(run_id), meters(run_id), SHARED[:1])), chance.choice(AMOUNTS), 60 * NANO,
             chance.choice((None, None, 2)), demand, chance.choice((None, 1, 3)), self.event("call.intent"),
             chance.choice((False, False, True)), None, self.labels(),
         )  # fmt: skip
