@@ -38,6 +38,7 @@ from agentguard.cli import (
     describing,
     diagnosing,
     inspecting,
+    rehearsing,
     starting,
     switching,
     toolbox,
@@ -152,6 +153,7 @@ def root(
 app.command("init")(starting.init)
 app.command("check")(checking.check)
 app.command("eval")(checking.evaluate)
+app.command("test")(rehearsing.try_cases)
 app.command("schema")(describing.schema)
 app.add_typer(toolbox.app, name="tools")
 app.add_typer(inspecting.app, name="runs")
