@@ -105,7 +105,9 @@ def meters_text(meters: tuple[Meter, ...]) -> str:
                 "p": meter.per,
                 "l": dict(meter.limits),
                 # used >= share * limit, as ledger.crossings says, holds for integers from the next one up
-                "w": {} if meter.warn_at is None else {d: math.ceil(meter.warn_at * n) for d, n in meter.limits.items()},
+                "w": {}
+                if meter.warn_at is None
+                else {d: math.ceil(meter.warn_at * n) for d, n in meter.limits.items()},
             }
             for meter in meters
         ]
@@ -142,7 +144,12 @@ def foresee(op: Operation[Any]) -> Wants:
         case ResolveCall(tenant, key):
             return Wants({"tenant": tenant, "calls": [key], "holds": [_hold_key(tenant, key)]})
         case Reserve(tenant, run_id, key) | Settle(tenant, run_id, key):
-            spec = {"tenant": tenant, "runs": [run_id], "holds": [_hold_key(tenant, key)], "meters": _windows(op.meters)}
+            spec = {
+                "tenant": tenant,
+                "runs": [run_id],
+                "holds": [_hold_key(tenant, key)],
+                "meters": _windows(op.meters),
+            }
             if isinstance(op, Reserve):
                 spec["names"] = [name for name in (op.agent, op.user) if name]
             return Wants(spec)
@@ -205,7 +212,10 @@ def _asking(schema: str, query: Query) -> Statement:
             order = f"ORDER BY started_at DESC, n DESC LIMIT ${len(values) + 1}"
             return f"SELECT {RUN_COLUMNS} FROM {s}.runs{where} {order}", (*values, max(wanted.limit, 0))
         case ("calls", tenant, run_id):
-            return f"SELECT {CALL_COLUMNS} FROM {s}.calls WHERE tenant = $1 AND run_id = $2 ORDER BY n", (tenant, run_id)
+            return f"SELECT {CALL_COLUMNS} FROM {s}.calls WHERE tenant = $1 AND run_id = $2 ORDER BY n", (
+                tenant,
+                run_id,
+            )
         case ("approvals", ApprovalFilter() as wanted):
             # A stored status changes by itself only into "expired".
             status = None if wanted.status == "expired" else wanted.status
@@ -262,8 +272,8 @@ class PostgresTables:
         for columns in found["calls"] or ():
             self._calls[columns[2]] = CallRow(*columns)
         self._accounts: dict[str, Account] = {key: Account(key) for key in found["asked_accounts"]}
-        for key, *columns in found["accounts"] or ():
-            self._accounts[key] = text.account_value(key, columns)
+        for key, used, held, warned in found["accounts"] or ():
+            self._accounts[key] = text.account_value(key, (used, held, warned))
         self._holds: dict[str, Hold | None] = dict.fromkeys(found["asked_holds"])
         for columns in found["holds"] or ():
             self._holds[columns[0]] = text.hold_value(columns)
@@ -509,8 +519,8 @@ class PostgresTables:
                 switch = self._switches[key]
                 if switch is None:
                     return f"DELETE FROM {s}.switches WHERE scope = $1 AND tenant = $2 AND value = $3", key
-                values = (switch.scope, switch.tenant, switch.value, switch.reason, switch.by, switch.at)
-                return f"INSERT INTO {s}.switches (scope, tenant, value, reason, by, at) VALUES ({_marks(6)})", values
+                sql = f"INSERT INTO {s}.switches (scope, tenant, value, reason, by, at) VALUES ({_marks(6)})"
+                return sql, (switch.scope, switch.tenant, switch.value, switch.reason, switch.by, switch.at)
             case _:
                 return _PUT_STATE.format(s=s), (*key, *self._states[key])
 
@@ -544,9 +554,9 @@ def _marks(count: int) -> str:
 
 
 _CHANGING: Final = (
-    "status, labels, version, active, pending, paused_ns, paused_at, audit_seq, audit_head, last_call, repeats, "
-    "ended_at, stop_reason, result"
-).split(", ")
+    "status", "labels", "version", "active", "pending", "paused_ns", "paused_at", "audit_seq", "audit_head",
+    "last_call", "repeats", "ended_at", "stop_reason", "result",
+)  # fmt: skip
 _UPDATE_RUN: Final = (
     f"UPDATE {{s}}.runs SET {', '.join(f'{name} = ${number}' for number, name in enumerate(_CHANGING, 1))} "
     f"WHERE tenant = ${len(_CHANGING) + 1} AND run_id = ${len(_CHANGING) + 2}"
@@ -579,4 +589,3 @@ _PUT_STATE: Final = (
     "ON CONFLICT (tenant, run_id, key) DO UPDATE SET value = excluded.value, version = excluded.version, "
     "by = excluded.by, at = excluded.at"
 )
-

@@ -494,7 +494,8 @@ def looking(schema: str, where: str) -> Generator[list[Statement], list[Rows], i
     exists, filled, ours = (yield [(_LOOK, (schema,))])[0][0]
     if not filled:
         return 0 if exists else None
-    version = (yield [(f'SELECT version FROM "{schema}".meta', ())])[0][0][0] if ours else None
+    found = (yield [(f'SELECT version FROM "{schema}".meta', ())])[0] if ours else []
+    version = found[0][0] if len(found) == 1 else None
     if not isinstance(version, int):
         raise StoreUnavailable(
             f"The schema {schema} of {where} has tables of another program; nothing was changed. Give the store a "

@@ -107,7 +107,7 @@ class Line(psycopg.Connection[tuple[Any, ...]]):
 
     due = 0.0
 
-    def wait(self, gen: Generator[Any, Any, RV], *_: Any, **__: Any) -> RV:  # type: ignore[override]  # pyright: ignore
+    def wait(self, gen: Generator[Any, Any, RV], *_: Any, **__: Any) -> RV:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Consume a generator of the driver before :attr:`due`; whatever else happens closes the connection."""
         try:
             return _wait(gen, self.pgconn.socket, self.due)
@@ -121,9 +121,10 @@ class Line(psycopg.Connection[tuple[Any, ...]]):
         """Carry out statements in one round trip; the rows of each."""
         self.due = due
         if len(statements) == 1:
-            return [_rows(self.execute(*statements[0]))]
+            sql, values = statements[0]
+            return [_rows(self.execute(sql.encode(), values))]
         with self.pipeline():
-            cursors = [self.execute(*statement) for statement in statements]
+            cursors = [self.execute(sql.encode(), values) for sql, values in statements]
         return [_rows(cursor) for cursor in cursors]
 
 
@@ -132,7 +133,7 @@ class AsyncLine(psycopg.AsyncConnection[tuple[Any, ...]]):
 
     due = 0.0
 
-    async def wait(self, gen: Generator[Any, Any, RV], *_: Any, **__: Any) -> RV:  # type: ignore[override]  # pyright: ignore
+    async def wait(self, gen: Generator[Any, Any, RV], *_: Any, **__: Any) -> RV:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Consume a generator of the driver before :attr:`due`; whatever else happens closes the connection."""
         try:
             return await _await(gen, self.pgconn.socket, self.due)
@@ -146,9 +147,10 @@ class AsyncLine(psycopg.AsyncConnection[tuple[Any, ...]]):
         """Carry out statements in one round trip; the rows of each."""
         self.due = due
         if len(statements) == 1:
-            return [await _arows(await self.execute(*statements[0]))]
+            sql, values = statements[0]
+            return [await _arows(await self.execute(sql.encode(), values))]
         async with self.pipeline():
-            cursors = [await self.execute(*statement) for statement in statements]
+            cursors = [await self.execute(sql.encode(), values) for sql, values in statements]
         return [await _arows(cursor) for cursor in cursors]
 
 
@@ -192,7 +194,9 @@ def dial(address: str, due: float) -> Line:
 
     def connect() -> None:
         try:
-            line: Line | BaseException = _tuned(Line.connect(cursor_factory=psycopg.RawCursor, **_settings(address, due)))
+            line: Line | BaseException = _tuned(
+                Line.connect(cursor_factory=psycopg.RawCursor, **_settings(address, due))
+            )
         except BaseException as error:
             line = error
         with gate:
@@ -341,10 +345,10 @@ class AsyncLinePool(_Pool[AsyncLine]):
     async def take(self, due: float) -> AsyncLine:
         """The twin of :meth:`LinePool.take`."""
         while True:
+            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             with self._gate:
                 line = self._next()
                 if line is False:
-                    turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
                     self._waiting.append(turn)
             if line is not False:
                 break

@@ -341,7 +341,9 @@ class PostgresStore:
         elif state.startswith("22") or isinstance(error, psycopg.DataError):
             advice = "A value of the operation cannot be kept there. Nothing was changed."
         said = " ".join(str(error).split())[:300]
-        return StoreUnavailable(f"{self._where} failed: {said} ({state or type(error).__name__}). {advice}".rstrip() + fate)
+        return StoreUnavailable(
+            f"{self._where} failed: {said} ({state or type(error).__name__}). {advice}".rstrip() + fate
+        )
 
     # --- connections -----------------------------------------------------------------------------
 
@@ -399,7 +401,7 @@ class PostgresStore:
         return _TUNE, (str(whole), str(max(min(whole // 2, 2000), 1)))
 
     def _open(self) -> None:
-        due = time.monotonic() + max(self._deadline_s, 10.0)
+        due = time.monotonic() + self._deadline_s
         line: Line | None = None
         try:
             line = self._lines.take(due)
@@ -463,4 +465,3 @@ def _forked(this: weakref.ref[PostgresStore]) -> None:
         store._lines.forked()
         store._async_lines.forked()
         store._tasks = set()
-

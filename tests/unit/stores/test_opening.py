@@ -85,7 +85,9 @@ def test_a_missing_driver_is_explained_with_the_pip_line() -> None:
         "try: open_store('postgresql://me:secret@host/db')\n"
         "except MissingExtra as error: print(error)\n"
     )
-    said = subprocess.run([sys.executable, "-c", program], check=True, timeout=30, capture_output=True, text=True).stdout
+    said = subprocess.run(
+        [sys.executable, "-c", program], check=True, timeout=30, capture_output=True, text=True
+    ).stdout
     assert said == "psycopg is not installed; run: pip install 'agentguard[postgres]'\n"
 
 

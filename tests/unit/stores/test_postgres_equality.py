@@ -182,7 +182,9 @@ class Story:
     def settle(self) -> Settle:
         run_id = self.run()
         amounts = (("cost_usd", self.chance.choice((3, 90, 2**70))),)
-        return Settle("acme", run_id, self.chance.choice(("m1", "m2")), meters(run_id), amounts, self.event("llm.charged"))
+        return Settle(
+            "acme", run_id, self.chance.choice(("m1", "m2")), meters(run_id), amounts, self.event("llm.charged")
+        )
 
     def put(self) -> PutState:
         value = self.chance.choice((1, "é", [1.5, None], {"b": {"a": True}}))
@@ -200,7 +202,10 @@ def reading() -> list[Operation[Any]]:
         *(GetState("acme", run_id, "a") for run_id in RUNS),
         *(ListState("acme", run_id) for run_id in RUNS),
         *(ReadAudit("acme", run_id, after, 1000) for run_id in RUNS for after in (0, 2)),
-        *(ListApprovals(ApprovalFilter("acme", status=status)) for status in (None, "pending", "expired", "superseded")),
+        *(
+            ListApprovals(ApprovalFilter("acme", status=status))
+            for status in (None, "pending", "expired", "superseded")
+        ),
         ListRuns(RunFilter("acme")),
         ListRuns(RunFilter(status="running", limit=1)),
         ListSwitches("acme"),
