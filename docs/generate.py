@@ -2,7 +2,8 @@
 
 ``python docs/generate.py`` writes, ``--check`` only says whether something is out of date. Nothing in
 ``docs/reference/`` is written by hand; what must be said about an error code is in ``docs/codes.toml``, and a code
-that the library uses and the catalogue does not know (or the other way round) is an error here.
+that the library uses and the catalogue does not know (or the other way round) is an error here. ``agentguard
+explain`` reads a copy of the catalogue beside the command line, which is written here too.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from typing import Any, get_args, get_origin
 DOCS = Path(__file__).parent
 REFERENCE = DOCS / "reference"
 SOURCE = DOCS.parent / "src" / "agentguard"
+COPY = SOURCE / "cli" / "codes.toml"
+"""The catalogue as the command line ships it."""
 NOTE = "<!-- Written by docs/generate.py; do not edit. -->\n"
 
 SECTIONS = ("Args", "Attributes", "Returns", "Raises", "Yields", "Note", "Example", "Examples")
@@ -329,10 +332,13 @@ def main() -> int:
     wanted = pages()
     stale = [name for name, text in wanted.items() if not (p := REFERENCE / name).exists() or p.read_text() != text]
     left = [path for path in REFERENCE.rglob("*.md") if path.relative_to(REFERENCE).as_posix() not in wanted]
+    catalogued = (DOCS / "codes.toml").read_bytes()
+    copied = COPY.exists() and COPY.read_bytes() == catalogued
     if "--check" in sys.argv:
-        for name in (*stale, *left):
+        for name in (*stale, *left, *(() if copied else (COPY,))):
             print(f"out of date: {name}")
-        return 1 if stale or left else 0
+        return 1 if stale or left or not copied else 0
+    COPY.write_bytes(catalogued)
     for name in stale:
         (REFERENCE / name).parent.mkdir(parents=True, exist_ok=True)
         (REFERENCE / name).write_text(wanted[name], encoding="utf-8")
