@@ -467,6 +467,7 @@ class Telemetry:
         self.log_stop_reasons = log_stop_reasons
         self._tracer_provider = tracer_provider
         self._meter_provider = meter_provider
+        self._by_default = tracer_provider is None and meter_provider is None and not _FROM_ENVIRONMENT
         self._tracer: Tracer | None = None
         self._instruments: dict[str, Any] | None = None
 
@@ -474,6 +475,13 @@ class Telemetry:
     def listening(self) -> bool:
         """Whether anybody wants to hear of calls: a tracer, a meter, or the log at level INFO."""
         try:
+            if self._by_default and self._tracer is None and self._instruments is None:
+                # As below, for nobody who has set anything up: this is asked before every call.
+                trace = sys.modules.get("opentelemetry.trace")
+                if trace is None or getattr(trace, "_TRACER_PROVIDER", trace) is None:
+                    metrics = sys.modules.get("opentelemetry.metrics._internal")
+                    if metrics is None or getattr(metrics, "_METER_PROVIDER", metrics) is None:
+                        return LOGGER.isEnabledFor(logging.INFO)
             return (
                 LOGGER.isEnabledFor(logging.INFO)
                 or self._find_tracer() is not None

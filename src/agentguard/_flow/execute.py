@@ -181,9 +181,7 @@ class _Work:
         course.attempts += 1
         course.started = True
         course.status, course.reason = "ambiguous", StopReason.CANCELLED
-        context = _context(
-            job.run.context, job.call_id, job.key, course.attempts, deadline, self.admission.approval_id
-        )
+        context = _context(job.run.context, job.call_id, job.key, course.attempts, deadline, self.admission.approval_id)
         late = None if tool.is_async else partial(_late, self)
         return _invoke(tool, self.good.kwargs, context, credentials, limit, late)
 

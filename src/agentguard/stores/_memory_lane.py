@@ -42,11 +42,10 @@ def admit(tables: Tables, op: Begin) -> Proceed | None:
         till = tables.till(desk, op.meters, amounts)
         if till is None:
             return None
-    for used, held, dimension, bound in till.bounds:
-        if used.get(dimension, 0) + held.get(dimension, 0) > bound:
-            return None
-    for held, dimension, amount in till.holds:
-        held[dimension] = held.get(dimension, 0) + amount
+    if (tables.charged is not till or not till.room) and not tables.charge(till):
+        return None
+    till.room -= 1
+    till.unwritten += 1
     if counted:
         run.last_call, run.repeats = fingerprint, 1
     run.active += 1
@@ -75,7 +74,6 @@ def settle(tables: Tables, op: Finish) -> Finished | None:
     if (
         event is None
         or row.fence != op.fence
-        or row.run_id != op.run_id
         or status not in ("succeeded", "failed")
         or op.more
         or op.labels

@@ -37,10 +37,15 @@ class Till:
     """Everything that charging the same amounts to the same meters needs, worked out once.
 
     What was settled here is *owed*: it still stands in the accounts as held, so that ``used + held``, which limits
-    are about, is right all the time.
+    are about, is right all the time. While nobody else charges anything, holds are only counted, too.
+
+    Attributes:
+        room: How often it may be held again, as long as nothing else is.
+        unwritten: Holds that do not stand in the accounts yet.
+        owed: Holds that have been settled.
     """
 
-    __slots__ = ("accounts", "amounts", "bounds", "holds", "keys", "meters", "owed", "until")
+    __slots__ = ("_bounds", "accounts", "amounts", "keys", "meters", "owed", "room", "until", "unwritten")
 
     def __init__(self, meters: tuple[Meter, ...], amounts: Amounts, accounts: tuple[Account, ...], until: int) -> None:
         self.meters = meters
@@ -48,26 +53,46 @@ class Till:
         self.accounts = accounts
         self.keys = tuple([account.key for account in accounts])
         self.until = until
+        self.room = 0
+        self.unwritten = 0
         self.owed = 0
         asked = dict(amounts)
-        # What used + held may be at most before this is held, too. Where nothing is asked of a limited dimension
-        # only use that is over the limit stands in the way, and that cannot be while used + held is not.
-        self.bounds = tuple(
-            (account.used, account.held, dimension, limit - asked.get(dimension, 0))
+        # Where nothing is asked of a limited dimension only use that is over the limit stands in the way, and that
+        # cannot be while used + held is not.
+        self._bounds = tuple(
+            (account.used, account.held, dimension, limit, asked.get(dimension, 0))
             for meter, account in zip(meters, accounts, strict=True)
             for dimension, limit in meter.limits.items()
             if dimension in asked or not dimension.startswith(TOOL_PREFIX)
         )
-        self.holds = tuple(
-            (account.held, dimension, amount) for account in accounts for dimension, amount in amounts if amount
-        )
+
+    def measure(self) -> int:
+        """Find out how much room there is."""
+        room = 1 << 62
+        for used, held, dimension, limit, amount in self._bounds:
+            left = limit - used.get(dimension, 0) - held.get(dimension, 0)
+            room = 0 if left < amount else min(room, left // amount) if amount else room
+            if not room:
+                break
+        self.room = room
+        return room
+
+    def write(self) -> None:
+        """Hold in the accounts what was counted only."""
+        amounts = self._times(self.unwritten)
+        self.unwritten = 0
+        for account in self.accounts:
+            ledger.hold(account, amounts)
 
     def pay(self) -> None:
         """Settle what is owed, as often as it was settled."""
-        owed, self.owed = self.owed, 0
-        amounts = tuple((dimension, amount * owed) for dimension, amount in self.amounts)
+        amounts = self._times(self.owed)
+        self.owed = 0
         for account in self.accounts:
             ledger.settle(account, amounts)
+
+    def _times(self, count: int) -> Amounts:
+        return self.amounts if count == 1 else tuple([(name, amount * count) for name, amount in self.amounts])
 
 
 class Desk:
@@ -113,6 +138,7 @@ class Tables:
         self._running: dict[tuple[str, str], dict[str, CallRow]] = {}
         self._accounts: dict[str, Account] = {}
         self._holds: dict[str, Hold] = {}
+        self.charged: Till | None = None  # the till that alone has charged since the accounts were last looked at
         self.owing: list[Till] = []
         self._tilled: list[Desk] = []  # the desk of each till
         self._settled: OrderedDict[str, Hold] = OrderedDict()  # holds of no account; see transitions
@@ -251,7 +277,9 @@ class Tables:
         till = desk.tills.get(id(amounts))
         if till is not None and till.meters is meters and self.now < till.until:
             return till
-        if any(meter.warn_at is not None for meter in meters) or len(dict(amounts)) < len(amounts):
+        if any(meter.warn_at is not None for meter in meters):
+            return None
+        if len(dict(amounts)) < len(amounts) or any(amount < 0 for _, amount in amounts):
             return None
         if len(self._tilled) >= _TILLS:
             self._close_tills()
@@ -260,7 +288,17 @@ class Tables:
         till = desk.tills[id(amounts)] = Till(meters, amounts, accounts, (self.now // _MINUTE_NS + 1) * _MINUTE_NS)
         return till
 
+    def charge(self, till: Till) -> bool:
+        """Let ``till`` count its holds; ``False`` when there is no room for one."""
+        if self.charged is not None:
+            self.charged.write()
+        self.charged = till if till.measure() else None
+        return self.charged is not None
+
     def _pay(self) -> None:
+        if self.charged is not None:
+            self.charged.write()
+            self.charged = None
         for till in self.owing:
             till.pay()
         self.owing.clear()
@@ -272,7 +310,7 @@ class Tables:
         self._tilled.clear()
 
     def account(self, key: str) -> Account:
-        if self.owing:
+        if self.charged is not None or self.owing:
             self._pay()
         account = self._accounts.get(key)
         if account is None:
