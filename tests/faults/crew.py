@@ -20,7 +20,8 @@ SCALE = float(os.environ.get("AGENTGUARD_FAULT_SCALE", "1"))
 class Crew:
     """Workers that do one job each; a context, so that none survives the test."""
 
-    def __init__(self) -> None:
+    def __init__(self, script: Path = WORKER) -> None:
+        self.script = script
         self.workers: list[subprocess.Popen[str]] = []
 
     def __enter__(self) -> Crew:
@@ -37,7 +38,7 @@ class Crew:
 
     def add(self, job: str, **settings: Any) -> subprocess.Popen[str]:
         worker = subprocess.Popen(
-            [sys.executable, "-W", "ignore::DeprecationWarning", str(WORKER), job, json.dumps(settings)],
+            [sys.executable, "-W", "ignore::DeprecationWarning", str(self.script), job, json.dumps(settings)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -11,7 +11,7 @@ import json
 import os
 import random
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -29,6 +29,7 @@ from agentguard.domain.operations import (
 )
 from agentguard.domain.runs import RunFilter
 from agentguard.domain.usage import NANO
+from agentguard.protocols import Clock, Store
 from agentguard.stores.sqlite import SqliteStore
 from agentguard.testing import FakeClock
 from tests.faults.crew import SCALE, Crew
@@ -47,7 +48,7 @@ def require(condition: bool, what: str) -> None:
         raise Violation(what)
 
 
-def trail(store: SqliteStore, run_id: str) -> list[AuditRecord]:
+def trail(store: Store, run_id: str) -> list[AuditRecord]:
     return list(store.perform(ReadAudit("acme", run_id, 0, 10**6)))
 
 
@@ -61,7 +62,7 @@ def refusals(records: Iterable[AuditRecord]) -> list[str]:
     return [x["facts"]["key"] for x in lines if x["kind"] == "call.resolved" and x["facts"]["status"] == "refused"]
 
 
-def recover(path: Path, log: Path) -> int:
+def recover(path: Path, log: Path, reopen: Callable[[Clock], Store] | None = None) -> int:
     """Reopen, check the invariants, resolve what was lost, check again; the number of finished calls."""
     said: dict[str, list[str]] = collections.defaultdict(list)
     for line in log.read_text().splitlines() if log.exists() else ():
@@ -70,7 +71,7 @@ def recover(path: Path, log: Path) -> int:
     # Far enough in the future for every lease to have ended.
     clock = FakeClock(time.time_ns() + 3600 * NANO)
     at = time.monotonic()
-    store = SqliteStore(path, clock=clock)
+    store = SqliteStore(path, clock=clock) if reopen is None else reopen(clock)
     require(time.monotonic() - at <= 2, "reopening took more than 2 s")
     try:
         runs = store.perform(ListRuns(RunFilter(limit=10**6)))

@@ -442,7 +442,7 @@ def cut_while_it_waits(
     cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE %s"
     until = time.monotonic() + 10
     while not outsider.execute(cut, (f'%"{schema}"%',)).fetchone() and time.monotonic() < until:
-        pass
+        outsider.execute("SELECT pg_stat_clear_snapshot()")
     outsider.execute("ROLLBACK")
     thread.join()
     return got[0]
