@@ -71,7 +71,128 @@ def govern(house: House, job: Job) -> Flow[Outcome]:
         found = _resolve(house, job)
         if isinstance(found, Refused):
             return (yield from turn_down(house, job, found))
-        return (yield from _admit(house, job, *found))
+        known, good = found
+        tool = known.tool
+        spec = tool.spec
+        run = job.run
+        context = run.context
+        job.key, print_, chosen = _key(job, tool, good)
+        job.ids = (("call", job.call_id), ("key", job.key))
+        edit_of: str | None = None
+        asked = job.arguments  # replaced by what an approver makes of them
+        for _ in range(_ROUNDS):
+            labels, version = run.seen
+            job.decision = decision = house.rules.decide(spec.name, good.effective, context, labels, job.now_ns)
+            ready = good
+            if decision.verdict != "allow" or decision.obligations is not NO_OBLIGATIONS or known.sandboxed:
+                obliged = _oblige(job, known, good, decision)
+                if isinstance(obliged, Refused):
+                    return (yield from turn_down(house, job, obliged, audited=spec.audit))
+                ready = obliged
+            job.arguments_json = house.recordable(to_json(ready.effective))
+            demand = None
+            if edit_of is not None or (decision.verdict != "allow" and not decision.allowed):
+                demand = ApprovalDemand(
+                    terms=decision.approval if decision.approval is not None else _NO_TERMS,
+                    arguments=ready.effective,
+                    proposed=_proposed(job.arguments, good) if edit_of is None else good.effective,
+                    canonical=canonical_arguments(ready.effective, spec.cosmetic_args),
+                    tool_digest=spec.digest,
+                    risk=spec.risk,
+                    effect=spec.effect,
+                    rules=tuple(map(str, decision.rules)),
+                    reasons=decision.reasons,
+                    id=f"ap_{(yield from DRAW)}",
+                    nonce=(yield from DRAW),
+                )
+            begin = _begin(
+                context.tenant,
+                context.run_id,
+                context.agent,
+                context.user,
+                context.environment,
+                job.call_id,
+                job.key,
+                spec.name,
+                spec.effect,
+                print_,
+                decision.policy_digest,
+                version if decision.stateful else None,
+                run.meters,
+                known.reserve,
+                known.lease_ns,
+                spec.concurrency,
+                demand,
+                run.max_repeats if run.max_repeats is not None else house.max_repeats,
+                _intent(house, job, spec, decision) if spec.audit else None,
+                known.rerun,
+                edit_of,
+                spec.output_labels,
+            )
+            try:
+                admission: Admission = yield begin
+            except Interrupted as stop:
+                if isinstance(stop.answer, Proceed):
+                    yield from execute(house, job, known, ready, decision, stop.answer, None, stop)
+                raise
+            match admission:
+                case Proceed():
+                    job.seq = admission.seq
+                    job.approval_id = admission.approval_id
+                    demanded = None if demand is None else demand.canonical
+                    outcome = yield from execute(house, job, known, ready, decision, admission, demanded)
+                    if spec.fallback is None:
+                        return outcome
+                    return (yield from _fall_back(house, job, spec, asked, chosen, outcome))
+                case Replayed(call, records):
+                    yield from tell_sinks(house, records)
+                    outcome = _replay(house, job, tool, decision, call)
+                    return (yield from _fall_back(house, job, spec, asked, chosen, outcome))
+                case Turned():
+                    yield from tell_sinks(house, admission.records)
+                    refusal = refused(
+                        job,
+                        admission.reason,
+                        admission.detail,
+                        retryable=admission.retryable,
+                        message=_declined(admission),
+                        code=_TURNED.get(admission.reason, "AG620"),
+                    )
+                    return (yield from turn_down(house, job, refusal, audited=spec.audit))
+                case Waiting(request, records, _):
+                    job.approval_id = request.id
+                    yield from tell_sinks(house, records)
+                    if not house.has_approver:
+                        return Suspended(request, decision, job.call_id)
+                    try:
+                        verdict = yield from Ask(request)
+                        if verdict is None:
+                            return Suspended(request, decision, job.call_id)
+                        voted = yield from Vote(request.id, verdict, context.tenant)
+                    except StoreError:
+                        raise
+                    except Exception as error:
+                        return _unanswered(house, job, request.id, error)
+                    if voted.status == "pending":
+                        return Suspended(voted, decision, job.call_id)
+                    if voted.decided_at is not None:  # a person takes time, and the policy may know office hours
+                        job.now_ns = max(job.now_ns, voted.decided_at)
+                case Edited(request):
+                    edit_of = request.id
+                    asked = request.edited or {}
+                    try:
+                        good = tool.validate(asked)
+                    except ArgumentsInvalid as error:
+                        return (yield from turn_down(house, job, _invalid(job, error), audited=spec.audit))
+                case Moved(labels, moved):
+                    run.learn(labels, moved)
+                case Unresolved(call, records):
+                    yield from tell_sinks(house, records)
+                    if not (yield from _probe(house, job, tool, ready, decision, call)):
+                        return Ambiguous(call, _INTERRUPTED, decision, job.call_id)
+        detail = f"The call was decided {_ROUNDS} times and the run kept changing; try again."
+        refusal = refused(job, StopReason.INTERNAL_ERROR, detail, retryable=True, code="AG678")
+        return (yield from turn_down(house, job, refusal, audited=spec.audit))
     except StoreError as error:
         detail = house.clean(f"The store does not answer: {text_of(error)}")
         return refused(job, StopReason.STORE_UNAVAILABLE, detail, retryable=True, code="AG670")
@@ -107,28 +228,22 @@ def _invalid(job: Job, error: ArgumentsInvalid) -> Refused:
     return refused(job, StopReason.INVALID_ARGUMENTS, detail, message=message, code="AG604")
 
 
-def _decide(house: House, job: Job, known: ToolPlan, good: Validated) -> tuple[Decision, Validated, int] | Refused:
-    """The policy's answer, the arguments as its obligations leave them, and the version of the labels it saw."""
-    run = job.run
-    labels, version = run.seen
-    decision = house.rules.decide(known.tool.spec.name, good.effective, run.context, labels, job.now_ns)
-    job.decision = decision
+def _oblige(job: Job, known: ToolPlan, good: Validated, decision: Decision) -> Validated | Refused:
+    """The arguments as the obligations of a decision leave them, or why the call cannot go on."""
     if decision.verdict != "allow" and not decision.allowed and decision.verdict != "require_approval":
         detail = "; ".join(decision.reasons) or "No rule allows this call."
         return refused(job, StopReason.POLICY_DENIED, detail, message=decision.message, code="AG610")
     obligations = decision.obligations
-    if obligations is NO_OBLIGATIONS and not known.sandboxed:
-        return decision, good, version
     cannot = unenforceable(known.tool.spec, obligations)
     if cannot is not None:
         return refused(job, StopReason.UNENFORCEABLE, cannot, code="AG611")
     if obligations.changes_arguments:
         try:
-            good = known.tool.validate(apply(obligations, good.effective))
+            return known.tool.validate(apply(obligations, good.effective))
         except (ArgumentsInvalid, Unenforceable) as error:
             detail = f"An obligation of the policy leaves arguments that {job.tool} does not accept: {error}"
             return refused(job, StopReason.POLICY_DENIED, detail, code="AG612")
-    return decision, good, version
+    return good
 
 
 def _key(job: Job, tool: Tool, good: Validated) -> tuple[str, str, str | None]:
@@ -150,126 +265,6 @@ def _key(job: Job, tool: Tool, good: Validated) -> tuple[str, str, str | None]:
     if job.explicit or run.max_repeats is not None:
         return key, quick_fingerprint(tool.spec.name, good.effective, fingerprint), None
     return key, "", None
-
-
-def _admit(house: House, job: Job, known: ToolPlan, good: Validated) -> Flow[Outcome]:
-    tool = known.tool
-    spec = tool.spec
-    run = job.run
-    context = run.context
-    job.key, print_, chosen = _key(job, tool, good)
-    job.ids = (("call", job.call_id), ("key", job.key))
-    edit_of: str | None = None
-    asked = job.arguments  # replaced by what an approver makes of them
-    for _ in range(_ROUNDS):
-        decided = _decide(house, job, known, good)
-        if isinstance(decided, Refused):
-            return (yield from turn_down(house, job, decided, audited=spec.audit))
-        decision, ready, version = decided
-        job.arguments_json = house.recordable(to_json(ready.effective))
-        demand = None
-        if edit_of is not None or (decision.verdict != "allow" and not decision.allowed):
-            demand = ApprovalDemand(
-                terms=decision.approval if decision.approval is not None else _NO_TERMS,
-                arguments=ready.effective,
-                proposed=_proposed(job.arguments, good) if edit_of is None else good.effective,
-                canonical=canonical_arguments(ready.effective, spec.cosmetic_args),
-                tool_digest=spec.digest,
-                risk=spec.risk,
-                effect=spec.effect,
-                rules=tuple(map(str, decision.rules)),
-                reasons=decision.reasons,
-                id=f"ap_{(yield from DRAW)}",
-                nonce=(yield from DRAW),
-            )
-        begin = _begin(
-            context.tenant,
-            context.run_id,
-            context.agent,
-            context.user,
-            context.environment,
-            job.call_id,
-            job.key,
-            spec.name,
-            spec.effect,
-            print_,
-            decision.policy_digest,
-            version if decision.stateful else None,
-            run.meters,
-            known.reserve,
-            known.lease_ns,
-            spec.concurrency,
-            demand,
-            run.max_repeats if run.max_repeats is not None else house.max_repeats,
-            _intent(house, job, spec, decision) if spec.audit else None,
-            known.rerun,
-            edit_of,
-            spec.output_labels,
-        )
-        try:
-            admission: Admission = yield begin
-        except Interrupted as stop:
-            if isinstance(stop.answer, Proceed):
-                yield from execute(house, job, known, ready, decision, stop.answer, None, stop)
-            raise
-        match admission:
-            case Proceed():
-                job.seq = admission.seq
-                job.approval_id = admission.approval_id
-                demanded = None if demand is None else demand.canonical
-                outcome = yield from execute(house, job, known, ready, decision, admission, demanded)
-                if spec.fallback is None:
-                    return outcome
-                return (yield from _fall_back(house, job, spec, asked, chosen, outcome))
-            case Replayed(call, records):
-                yield from tell_sinks(house, records)
-                outcome = _replay(house, job, tool, decision, call)
-                return (yield from _fall_back(house, job, spec, asked, chosen, outcome))
-            case Turned():
-                yield from tell_sinks(house, admission.records)
-                refusal = refused(
-                    job,
-                    admission.reason,
-                    admission.detail,
-                    retryable=admission.retryable,
-                    message=_declined(admission),
-                    code=_TURNED.get(admission.reason, "AG620"),
-                )
-                return (yield from turn_down(house, job, refusal, audited=spec.audit))
-            case Waiting(request, records, _):
-                job.approval_id = request.id
-                yield from tell_sinks(house, records)
-                if not house.has_approver:
-                    return Suspended(request, decision, job.call_id)
-                try:
-                    verdict = yield from Ask(request)
-                    if verdict is None:
-                        return Suspended(request, decision, job.call_id)
-                    voted = yield from Vote(request.id, verdict, context.tenant)
-                except StoreError:
-                    raise
-                except Exception as error:
-                    return _unanswered(house, job, request.id, error)
-                if voted.status == "pending":
-                    return Suspended(voted, decision, job.call_id)
-                if voted.decided_at is not None:  # a person takes time, and the policy may know office hours
-                    job.now_ns = max(job.now_ns, voted.decided_at)
-            case Edited(request):
-                edit_of = request.id
-                asked = request.edited or {}
-                try:
-                    good = tool.validate(asked)
-                except ArgumentsInvalid as error:
-                    return (yield from turn_down(house, job, _invalid(job, error), audited=spec.audit))
-            case Moved(labels, moved):
-                run.learn(labels, moved)
-            case Unresolved(call, records):
-                yield from tell_sinks(house, records)
-                if not (yield from _probe(house, job, tool, ready, decision, call)):
-                    return Ambiguous(call, _INTERRUPTED, decision, job.call_id)
-    detail = f"The call was decided {_ROUNDS} times and the run kept changing; try again."
-    refusal = refused(job, StopReason.INTERNAL_ERROR, detail, retryable=True, code="AG678")
-    return (yield from turn_down(house, job, refusal, audited=spec.audit))
 
 
 def _proposed(arguments: Mapping[str, Any], good: Validated) -> Mapping[str, Any]:
