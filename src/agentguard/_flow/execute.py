@@ -182,7 +182,8 @@ class _Work:
         course.started = True
         course.status, course.reason = "ambiguous", StopReason.CANCELLED
         context = _context(job.run.context, job.call_id, job.key, course.attempts, deadline, self.admission.approval_id)
-        late = None if tool.is_async else partial(_late, self)
+        # A body that runs in the caller's own thread, or is cancelled with it, cannot be given up.
+        late = None if tool.is_async or (limit is None and job.colour == "blocking") else partial(_late, self)
         return _invoke(tool, self.good.kwargs, context, credentials, limit, late)
 
     def judge(self, ticket: Ticket) -> None:
@@ -332,7 +333,11 @@ def execute(
     if course.ticket is not None:
         work.judge(course.ticket)
     try:
-        operation = work.report(known.used(course.attempts) if course.started else ())
+        if not course.started:
+            used: Amounts = ()
+        else:
+            used = known.used(course.attempts) if known.cost_nano else known.reserve
+        operation = work.report(used)
         try:
             finished: Finished = yield operation
         except BaseException as stop:

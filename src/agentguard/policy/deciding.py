@@ -158,23 +158,21 @@ def _judge(
     labels: Collection[str],
     now: int,
 ) -> Decision:
-    outcomes: list[tuple[Candidate, Vector]] = []
-    key: list[Any] = [len(hits)]
+    key: list[Any] = []  # of each hit its number and how its conditions came out, then the latter of all others
     for rule, truth in hits:
-        vector = (truth,) if len(rule.clauses) == 1 else rule.vector(arguments, context, labels, now)
-        outcomes.append((rule, vector))
-        key += (rule.number, vector)
+        key += (rule.number, truth if len(rule.clauses) == 1 else rule.vector(arguments, context, labels, now))
     for group in plan.others:
         for rule in group:
-            if len(rule.clauses) == 1:
-                vector = (rule.test(arguments, context, labels, now),)
-            else:
-                vector = rule.vector(arguments, context, labels, now)
-            outcomes.append((rule, vector))
-            key.append(vector)
-    remembered = tuple(key)
+            test = rule.test if len(rule.clauses) == 1 else rule.vector
+            key.append(test(arguments, context, labels, now))
+    remembered = (len(hits), *key)
     decision = plan.remembered.get(remembered)
     if decision is None:
+        rules = [*(rule for rule, _ in hits), *(rule for group in plan.others for rule in group)]
+        found = [*key[1 : 2 * len(hits) : 2], *key[2 * len(hits) :]]
+        outcomes: list[tuple[Candidate, Vector]] = [
+            (rule, (truth,) if len(rule.clauses) == 1 else truth) for rule, truth in zip(rules, found, strict=True)
+        ]
         matched = dict(sorted(outcomes[: len(hits)], key=lambda outcome: outcome[0].number))
         grants = {rule: vector for rule, vector in outcomes[len(hits) :] if rule.verb == "allow"}
         near = {r: v for r, v in outcomes[len(hits) :] if r.verb != "allow" and r not in matched}

@@ -137,6 +137,8 @@ def _guard(path: str, bucket: _Bucket) -> Guard | None:
     if on_number is None and on_text is not None:
         if not bucket.prefixes and not bucket.patterns:
             return _only_words(path, {word: tuple(rules) for word, rules in bucket.words.items()}, everything)
+        if len({len(prefix) for prefix in bucket.prefixes}) == 1 and not bucket.words and not bucket.patterns:
+            return _only_prefixes(path, {prefix: tuple(rules) for prefix, rules in bucket.prefixes.items()}, everything)
         text = on_text
 
         def only_texts(arguments: Mapping[str, Any]) -> Sequence[Candidate]:
@@ -164,6 +166,18 @@ def _only_words(path: str, table: Mapping[str, tuple[Candidate, ...]], everythin
     def look(arguments: Mapping[str, Any]) -> Sequence[Candidate]:
         value = arguments.get(path)
         return table.get(value, _NOTHING) if type(value) is str else everything
+
+    return look
+
+
+def _only_prefixes(
+    path: str, table: Mapping[str, tuple[Candidate, ...]], everything: Sequence[Candidate]
+) -> Guard:
+    length = len(next(iter(table)))
+
+    def look(arguments: Mapping[str, Any]) -> Sequence[Candidate]:
+        value = arguments.get(path)
+        return table.get(value[:length], _NOTHING) if type(value) is str else everything
 
     return look
 
