@@ -206,6 +206,9 @@ def _resolve(house: House, job: Job) -> tuple[ToolPlan, Validated] | Refused:
     """The tool that is meant, and the arguments as it takes them."""
     known = house.plans.get(job.tool)
     if known is None:
+        changed = house.locked_out.get(job.tool) if isinstance(job.tool, str) else None
+        if changed is not None:
+            return refused(job, StopReason.DEFINITION_CHANGED, changed, code="AG605")
         hint = house.registry.did_you_mean(job.tool) if isinstance(job.tool, str) else ""
         detail = f"No tool {job.tool!r:.140} is registered{f'; {hint}' if hint else ''}."
         return refused(job, StopReason.UNKNOWN_TOOL, detail, code="AG601")

@@ -23,6 +23,7 @@ from agentguard.naming import check_id
 
 _FOR_MODEL: Mapping[StopReason, str] = {
     StopReason.UNKNOWN_TOOL: "There is no such tool.",
+    StopReason.DEFINITION_CHANGED: "This tool has changed and was not reviewed yet. The action was not carried out.",
     StopReason.POLICY_DENIED: "This action is not permitted. It was not carried out.",
     StopReason.APPROVAL_REJECTED: "A person declined this action. It was not carried out; do not try it again.",
     StopReason.APPROVAL_EXPIRED: "Nobody approved this action in time. It was not carried out.",

@@ -139,6 +139,7 @@ class House:
         has_sinks: There are sinks to publish to.
         max_repeats: Identical consecutive calls of a model before it counts as a loop, or ``None``.
         keep_bodies: Arguments and results are kept beside the audit chain.
+        locked_out: Tools without a plan because their definition is not the locked one, each with the reason.
     """
 
     registry: ToolRegistry
@@ -151,6 +152,7 @@ class House:
     has_sinks: bool = False
     max_repeats: int | None = None
     keep_bodies: bool = True
+    locked_out: Mapping[str, str] = field(default_factory=dict)
 
     def clean(self, text: str) -> str:
         """A text without the secrets that are in use."""

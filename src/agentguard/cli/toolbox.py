@@ -14,7 +14,7 @@ from agentguard.cli.printing import document, plain, table
 from agentguard.domain.plans import ToolSpec
 from agentguard.tools.registry import ToolRegistry
 
-app = typer.Typer(help="List and export tools.", no_args_is_help=True)
+app = typer.Typer(help="List, export and lock tools.", no_args_is_help=True)
 
 SettingsOption = Annotated[
     Path | None,
@@ -32,7 +32,8 @@ class ExportFormat(StrEnum):
     JSON = "json"
 
 
-def _registry(tools: str, config: Path | None) -> ToolRegistry:
+def registry_of(tools: str, config: Path | None) -> ToolRegistry:
+    """The tools that the options name, completed by the ``tools:`` section of the configuration."""
     registry = load_tools(tools)
     if config is None:
         return registry
@@ -48,7 +49,7 @@ def _spec(spec: ToolSpec) -> dict[str, Any]:
 @app.command("list")
 def list_tools(tools: NeededToolsOption, config: SettingsOption = None, form: FormatOption = Format.TEXT) -> None:
     """List the registered tools with what they declare."""
-    registry = _registry(tools, config)
+    registry = registry_of(tools, config)
     if form is Format.JSON:
         document([_spec(tool.spec) for tool in registry])
         return
@@ -79,7 +80,7 @@ def export_tools(
     form: Annotated[ExportFormat, typer.Option("--format", help="Whose form of definitions.")] = ExportFormat.OPENAI,
 ) -> None:
     """Print the definitions of the tools as JSON, as a model provider wants them."""
-    registry = _registry(tools, config)
+    registry = registry_of(tools, config)
     forms: dict[ExportFormat, Any] = {
         ExportFormat.OPENAI: registry.to_openai,
         ExportFormat.OPENAI_RESPONSES: lambda: registry.to_openai("responses"),

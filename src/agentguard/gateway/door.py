@@ -67,6 +67,7 @@ from agentguard.stores import open_store
 from agentguard.stores.memory import MemoryStore
 from agentguard.stores.timing import SystemClock
 from agentguard.tools.current import CURRENT
+from agentguard.tools.locking import Lock
 from agentguard.tools.registry import ToolRegistry
 from agentguard.tools.schema import ArgumentsInvalid
 from agentguard.tracing import CallSpan, Telemetry
@@ -105,6 +106,8 @@ class ToolGateway:
         keep_bodies: Keep arguments and results beside the audit chain; ``False`` keeps digests and facts only.
         message_key: At least 32 random bytes to sign messages between agents with.
         max_workers: Threads at most for sync tools with a timeout and sync tools called from async code.
+        lock: Path of an ``agentguard.lock``: tools that changed or appeared since it was written are hidden from
+            models, and their calls are refused.
 
     Raises:
         ConfigurationError: Something does not fit together.
@@ -135,6 +138,7 @@ class ToolGateway:
         keep_bodies: bool = True,
         message_key: bytes | None = None,
         max_workers: int = 64,
+        lock: str | os.PathLike[str] | None = None,
     ) -> None:
         self._closed = False
         self.message_key = None if message_key is None else check_key(message_key)
@@ -162,13 +166,16 @@ class ToolGateway:
             if (number is None and kind == "max_workers") or (
                 number is not None and (isinstance(number, bool) or not isinstance(number, int) or number < 1)
             ):
-                raise ConfigurationError(f"AG402 {kind} must be a whole number above 0, not {number!r:.40}.", code="AG402")
+                raise ConfigurationError(
+                    f"AG402 {kind} must be a whole number above 0, not {number!r:.40}.", code="AG402"
+                )
         self._check_budgets(*self.shared_budgets)
         self.prices = prices
         self._listeners = tuple(listeners)
         self.telemetry = telemetry if telemetry is not None else Telemetry()
         secrets = KnownSecrets()
         rules = compile_layers(self.policies, self.registry)
+        self._locked_out = {} if lock is None else Lock.read(lock).refusals(self.registry)
         self._owns_store = isinstance(store, str)
         opened = open_store(store, clock=clock) if isinstance(store, str) else store
         if isinstance(opened, MemoryStore) and isinstance(store, str) and not sinks:
@@ -184,7 +191,7 @@ class ToolGateway:
         )
         self._house = House(
             registry=self.registry,
-            plans={tool.spec.name: plan(tool) for tool in self.registry},
+            plans={tool.spec.name: plan(tool) for tool in self.registry if tool.spec.name not in self._locked_out},
             rules=rules,
             secrets=secrets,
             redactor=redactor,
@@ -192,6 +199,7 @@ class ToolGateway:
             has_sinks=bool(sinks),
             max_repeats=max_repeats,
             keep_bodies=keep_bodies,
+            locked_out=self._locked_out,
         )
         self._rules = rules
         self._watched = dataclasses.replace(self._house, rules=TimedRules(rules))
@@ -474,14 +482,14 @@ class ToolGateway:
             return current
         detail = "There is no active run: use `with gateway.run(...)`, or pass run=."
         if current is not None:
-            detail = "The run belongs to another gateway, with another policy; call through that one, or open a run here."
+            detail = (
+                "The run belongs to another gateway, with another policy; call through that one, or open a run here."
+            )
         raise NoActiveRun(
             Refused(StopReason.NO_ACTIVE_RUN, None, "The action was not carried out.", False, detail, "", "AG625")
         )
 
-    def call(
-        self, tool: str, arguments: Mapping[str, Any] | None = None, *, run: Run | None = None, **ids: str
-    ) -> Any:
+    def call(self, tool: str, arguments: Mapping[str, Any] | None = None, *, run: Run | None = None, **ids: str) -> Any:
         """Make a governed call in ``run``, or in the current run; see :meth:`Run.call`."""
         return self._current(run).call(tool, arguments, **ids)
 
@@ -518,7 +526,14 @@ class ToolGateway:
         if known is None:
             hint = self.registry.did_you_mean(tool)
             reason = f"no tool {tool!r:.140} is registered{f'; {hint}' if hint else ''}"
-            return Decision("deny", reasons=(reason,), policy_digest=self.policy_digest, message="There is no such tool.")
+            return Decision(
+                "deny", reasons=(reason,), policy_digest=self.policy_digest, message="There is no such tool."
+            )
+        if tool in self._locked_out:
+            reason = self._locked_out[tool]
+            return Decision(
+                "deny", reasons=(reason,), policy_digest=self.policy_digest, message="The tool has changed."
+            )
         try:
             effective = known.validate(arguments).effective
         except ArgumentsInvalid as error:
@@ -533,7 +548,8 @@ class ToolGateway:
         seen = self._rules.visible
         now = self._now_ns()
         labels = labels or context.labels
-        return self.registry.only([t.spec.name for t in self.registry if seen(t.spec.name, context, labels, now)])
+        names = [name for name in self._house.plans if seen(name, context, labels, now)]
+        return self.registry.only(names)
 
     def _govern(self, job: Job) -> Outcome:
         if self._closed:
@@ -718,7 +734,8 @@ class ToolGateway:
                 if name not in self.registry:
                     hint = self.registry.did_you_mean(name)
                     raise ConfigurationError(
-                        f"AG201 per_tool: no tool {name!r:.80} is registered{f'; {hint}' if hint else ''}.", code="AG201"
+                        f"AG201 per_tool: no tool {name!r:.80} is registered{f'; {hint}' if hint else ''}.",
+                        code="AG201",
                     )
 
     def _contract_problems(self, spec: Mapping[str, Any], value: Any) -> list[str]:
