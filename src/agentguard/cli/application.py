@@ -38,6 +38,7 @@ from agentguard.cli import (
     describing,
     diagnosing,
     inspecting,
+    pinning,
     rehearsing,
     starting,
     switching,
@@ -156,11 +157,11 @@ app.command("eval")(checking.evaluate)
 app.command("test")(rehearsing.try_cases)
 app.command("explain")(describing.explain)
 app.command("schema")(describing.schema)
-app.add_typer(toolbox.app, name="tools")
-app.add_typer(inspecting.app, name="runs")
 toolbox.app.command("lock")(pinning.lock)
 toolbox.app.command("verify")(pinning.verify)
 toolbox.app.command("diff")(pinning.diff)
+app.add_typer(toolbox.app, name="tools")
+app.add_typer(inspecting.app, name="runs")
 app.add_typer(approving.app, name="approvals")
 app.add_typer(auditing.app, name="audit")
 app.command("budgets")(inspecting.budgets)
