@@ -39,6 +39,7 @@ from agentguard.cli import (
     diagnosing,
     inspecting,
     pinning,
+    proxying,
     rehearsing,
     starting,
     switching,
@@ -168,6 +169,7 @@ app.command("budgets")(inspecting.budgets)
 app.command("kill")(switching.kill)
 app.command("restore")(switching.restore)
 app.command("switches")(switching.switches)
+app.command("mcp-proxy")(proxying.mcp_proxy)
 app.command("doctor")(diagnosing.doctor)
 app.command("demo")(demonstrating.demo)
 app.command("version")(diagnosing.version)
