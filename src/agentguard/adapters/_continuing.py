@@ -9,16 +9,20 @@ the tool makes meanwhile; a tool that is not the one that was registered is not 
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from types import MethodType
 from typing import TYPE_CHECKING, Any, Final
 
+from pydantic_core import to_jsonable_python
+
 from agentguard.canonical import sha256, tagged
-from agentguard.domain.calls import Completed, Outcome
-from agentguard.errors import ConfigurationError
+from agentguard.domain.approvals import ApprovalRequest
+from agentguard.domain.calls import Completed, Outcome, Refused
+from agentguard.domain.decisions import StopReason
+from agentguard.errors import ConfigurationError, NoActiveRun
 from agentguard.tools.current import CURRENT
 from agentguard.tools.registry import ToolRegistry
 from agentguard.tools.tool import Tool, define
@@ -66,14 +70,16 @@ class Continuation:
     Attributes:
         tool: Name under which the tool is registered.
         definition: The tool the framework is about to run.
-        proceed: Goes on; gets the arguments by name. Returns what is recorded as the result.
-        kept: The framework's own form of the result, set by ``proceed`` through :meth:`keep`.
+        aproceed: Goes on in async code; gets the arguments by name. Returns what is recorded as the result.
+        proceed: The same in sync code, where the framework can do that.
+        kept: The framework's own form of the result, set while going on through :meth:`keep`.
         failure: What the framework's tool raised, as it raised it.
     """
 
     tool: str
     definition: Definition
-    proceed: Callable[[dict[str, Any]], Awaitable[Any]]
+    aproceed: Callable[[dict[str, Any]], Awaitable[Any]] | None = None
+    proceed: Callable[[dict[str, Any]], Any] | None = None
     kept: Any = None
     failure: Exception | None = None
     _recorded: Any = None
@@ -98,13 +104,17 @@ def origin_of(function: Any) -> object:
     return getattr(inner, "__code__", inner)
 
 
+def _no_framework(registered: Definition) -> ConfigurationError:
+    return ConfigurationError(
+        f"AG690 {registered.name} belongs to an agent framework and can only be called by it, through its adapter.",
+        code="AG690",
+    )
+
+
 def _taken(registered: Definition) -> Continuation:
     found = _NEXT.get()
     if found is None or found.tool != registered.name:
-        raise ConfigurationError(
-            f"AG690 {registered.name} belongs to an agent framework and can only be called by it, through its adapter.",
-            code="AG690",
-        )
+        raise _no_framework(registered)
     if not registered.is_same(found.definition):
         raise ConfigurationError(
             f"AG691 the framework's tool {registered.name} is not the one that was registered: its arguments or its "
@@ -114,12 +124,27 @@ def _taken(registered: Definition) -> Continuation:
     return found
 
 
-def _body(registered: Definition) -> Callable[..., Any]:
-    async def hand_over(**arguments: Any) -> Any:
+def _bodies(registered: Definition) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    def hand_over(**arguments: Any) -> Any:
         found = _taken(registered)
+        if found.proceed is None:
+            raise _no_framework(registered)
         token = _NEXT.set(None)
         try:
-            return await found.proceed(arguments)
+            return found.proceed(arguments)
+        except Exception as error:
+            found.failure = error
+            raise
+        finally:
+            _NEXT.reset(token)
+
+    async def ahand_over(**arguments: Any) -> Any:
+        found = _taken(registered)
+        if found.aproceed is None:
+            raise _no_framework(registered)
+        token = _NEXT.set(None)
+        try:
+            return await found.aproceed(arguments)
         except Exception as error:
             found.failure = error
             raise
@@ -127,7 +152,7 @@ def _body(registered: Definition) -> Callable[..., Any]:
             _NEXT.reset(token)
 
     hand_over.definition = registered  # type: ignore[attr-defined]
-    return hand_over
+    return hand_over, ahand_over
 
 
 def is_continued(tool: Tool) -> bool:
@@ -155,7 +180,8 @@ def registry_of(definitions: Iterable[Definition], settings: Mapping[str, Any] |
         found[one.name] = one
         extra = {**one.settings, **more.pop(one.name, {})}
         given = {"description": one.description, "input_schema": one.schema, **extra}
-        made.append(define(_body(one), given, name=one.name))
+        body, abody = _bodies(one)
+        made.append(define(body, given, name=one.name).with_async_body(abody))
     registry = ToolRegistry(made)
     for name in more:
         if name not in registry:
@@ -189,7 +215,7 @@ def tool_name(run: Run, name: str) -> str:
 
 
 @contextmanager
-def _laid_down(run: Run, next_: Continuation, outer: str | None) -> Iterator[None]:
+def _laid_down(run: Run, next_: Continuation, outer: str | None) -> Generator[None]:
     token = _NEXT.set(next_)
     below = _OUTER.set((run.run_id, outer)) if outer is not None else None
     current = CURRENT.set(run)
@@ -216,3 +242,37 @@ async def athrough(
     """
     with _laid_down(run, next_, outer or call_id):
         return await run.aattempt(next_.tool, arguments, call_id=call_id)
+
+
+def through(
+    run: Run, next_: Continuation, arguments: Mapping[str, Any], call_id: str | None, *, outer: str | None = None
+) -> Outcome:
+    """The same as :func:`athrough` for sync code."""
+    with _laid_down(run, next_, outer or call_id):
+        return run.attempt(next_.tool, arguments, call_id=call_id)
+
+
+def current(run: Run | None) -> Run:
+    """The run, or the one that is current.
+
+    Raises:
+        NoActiveRun: There is none.
+    """
+    from agentguard.gateway.running import Run as Known
+
+    found = run if run is not None else CURRENT.get()
+    if isinstance(found, Known):
+        return found
+    detail = "The agent was run outside a run: use `with gateway.run(...) as run:`, or give the adapter the run."
+    raise NoActiveRun(Refused(StopReason.NO_ACTIVE_RUN, None, "The agent was not run.", False, detail, "", "AG625"))
+
+
+def asked(request: ApprovalRequest) -> dict[str, Any]:
+    """What goes along with a paused call, for whoever shows it to a person."""
+    return {
+        "approval_id": request.id,
+        "run_id": request.run_id,
+        "tool": request.tool,
+        "arguments": to_jsonable_python(request.arguments),
+        "expires_at": request.expires_at,
+    }

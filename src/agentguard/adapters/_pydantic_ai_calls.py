@@ -20,11 +20,10 @@ from pydantic_ai.output import OutputContext
 from pydantic_ai.toolsets import AbstractToolset, ToolsetTool, WrapperToolset
 from pydantic_core import to_json, to_jsonable_python
 
-from agentguard.adapters._continuing import Continuation, athrough, call_id_of, tool_name
+from agentguard.adapters._continuing import Continuation, asked, athrough, call_id_of, tool_name
 from agentguard.adapters._pydantic_ai_tools import definition_of
 from agentguard.adapters._wire import FINAL, answer_to, error_text
 from agentguard.canonical import tagged
-from agentguard.domain.approvals import ApprovalRequest
 from agentguard.domain.calls import Completed, Failed, Outcome, Refused, Suspended
 from agentguard.domain.decisions import StopReason
 from agentguard.gateway.raising import refusal
@@ -38,17 +37,6 @@ _ROUNDS: Final = 8
 def refusal_text(message: str) -> str:
     """What the model reads about a call that cannot be governed."""
     return error_text(StopReason.UNENFORCEABLE.value, message)
-
-
-def asked(request: ApprovalRequest) -> dict[str, Any]:
-    """What goes along with a paused call, for whoever shows it to a person."""
-    return {
-        "approval_id": request.id,
-        "run_id": request.run_id,
-        "tool": request.tool,
-        "arguments": to_jsonable_python(request.arguments),
-        "expires_at": request.expires_at,
-    }
 
 
 def handed_back(outcome: Outcome, next_: Continuation) -> Any:

@@ -20,29 +20,14 @@ from pydantic_ai.tools import ToolDefinition
 from pydantic_ai.toolsets import AbstractToolset
 from pydantic_core import to_jsonable_python
 
-from agentguard.adapters._continuing import Continuation, Definition, athrough, call_id_of, tool_name
+from agentguard.adapters._continuing import Continuation, Definition, athrough, call_id_of, current, tool_name
 from agentguard.adapters._metering import Estimate, Metered, ahold
 from agentguard.adapters._pydantic_ai_calls import Door, Output, handed_back, refusal_text
 from agentguard.adapters._screening import Screen
 from agentguard.adapters._wire import estimate_tokens
-from agentguard.domain.calls import Refused, Suspended
-from agentguard.domain.decisions import StopReason
-from agentguard.errors import ApprovalPending, ConfigurationError, NoActiveRun
+from agentguard.domain.calls import Suspended
+from agentguard.errors import ApprovalPending, ConfigurationError
 from agentguard.gateway.running import Run
-from agentguard.tools.current import CURRENT
-
-
-def current(run: Run | None) -> Run:
-    """The run, or the one that is current.
-
-    Raises:
-        NoActiveRun: There is none.
-    """
-    found = run if run is not None else CURRENT.get()
-    if isinstance(found, Run):
-        return found
-    detail = "The agent was run outside a run: use `async with gateway.run(...) as run:`, or AgentGuard(run)."
-    raise NoActiveRun(Refused(StopReason.NO_ACTIVE_RUN, None, "The agent was not run.", False, detail, "", "AG625"))
 
 
 class AgentGuard(AbstractCapability[Any]):

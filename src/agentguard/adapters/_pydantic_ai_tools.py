@@ -7,11 +7,10 @@ error or is named, never left out in silence.
 from __future__ import annotations
 
 import asyncio
-import inspect
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from types import CodeType, FunctionType, MethodType
+from types import FunctionType, MethodType
 from typing import Any
 
 from pydantic_ai import NativeOutput, PromptedOutput, RunContext, TextOutput, Tool, ToolOutput
@@ -21,6 +20,7 @@ from pydantic_ai.toolsets import AbstractToolset, CombinedToolset, FunctionTools
 from pydantic_ai.usage import RunUsage
 
 from agentguard.adapters._continuing import Definition, origin_of
+from agentguard.adapters._reaching import mentioned
 from agentguard.errors import ConfigurationError
 
 DECLARED = "agentguard"
@@ -135,35 +135,6 @@ def _functions(agent: AbstractAgent[Any, Any]) -> list[Callable[..., Any]]:
     return found
 
 
-def _names(code: CodeType) -> set[str]:
-    names = set(code.co_names)
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            names |= _names(constant)
-    return names
-
-
-def _mentioned(function: Any) -> Iterator[Any]:
-    """Objects that a function can get hold of by name: closure, globals it names, defaults, its instance."""
-    while isinstance(function, partial):
-        yield from (*function.args, *function.keywords.values())
-        function = function.func
-    if isinstance(function, MethodType):
-        yield from vars(function.__self__).values() if hasattr(function.__self__, "__dict__") else ()
-        function = function.__func__
-    function = inspect.unwrap(function)
-    if not isinstance(function, FunctionType):
-        return
-    for cell in function.__closure__ or ():
-        try:
-            yield cell.cell_contents
-        except ValueError:  # not filled yet
-            continue
-    names = _names(function.__code__)
-    yield from (value for name, value in function.__globals__.items() if name in names)
-    yield from (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values())
-
-
 def reachable(*agents: AbstractAgent[Any, Any]) -> list[AbstractAgent[Any, Any]]:
     """Agents, and those that their tools mention: in closures, globals, defaults, attributes, and one level of lists.
 
@@ -185,7 +156,7 @@ def reachable(*agents: AbstractAgent[Any, Any]) -> list[AbstractAgent[Any, Any]]
         elif isinstance(one, FunctionType | MethodType | partial):
             module = getattr(one, "__module__", "") or ""
             if not module.startswith(("pydantic_ai", "agentguard")):
-                todo += _mentioned(one)
+                todo += mentioned(one)
         elif isinstance(one, Mapping):
             todo += [v for v in one.values() if isinstance(v, AbstractAgent)]
         elif isinstance(one, list | tuple | set | frozenset):

@@ -32,9 +32,9 @@ from pydantic_ai.messages import ModelMessage, ModelRequest, ModelResponse, Tool
 from pydantic_ai.tools import ToolDefinition
 from pydantic_ai.toolsets import AbstractToolset, ToolsetTool
 
-from agentguard.adapters._continuing import is_continued, registry_of
+from agentguard.adapters._continuing import current, is_continued, registry_of
 from agentguard.adapters._pydantic_ai_calls import Door
-from agentguard.adapters._pydantic_ai_guard import AgentGuard, current
+from agentguard.adapters._pydantic_ai_guard import AgentGuard
 from agentguard.adapters._pydantic_ai_tools import adefinitions, definitions, reachable
 from agentguard.adapters._screening import HOSTED, hosted_tool
 from agentguard.errors import ConfigurationError
