@@ -90,10 +90,10 @@ class _Course:
             self.started, self.status = False, "refused"
 
 
-class _Work:
+class _Work(_Course):
     """One admitted call: everything that the steps below need, in one hand."""
 
-    __slots__ = ("admission", "begun", "course", "decision", "demanded", "good", "house", "job", "known")
+    begun: float = 0.0
 
     def __init__(
         self,
@@ -112,17 +112,15 @@ class _Work:
         self.decision = decision
         self.admission = admission
         self.demanded = demanded
-        self.begun = 0.0
-        self.course = _Course()
 
     def refuse(self, reason: StopReason, detail: str, code: str, *, retryable: bool = False) -> None:
         """The body will not run."""
-        self.course.reason = reason
-        self.course.outcome = refused(self.job, reason, self.house.clean(detail), code=code, retryable=retryable)
+        self.reason = reason
+        self.outcome = refused(self.job, reason, self.house.clean(detail), code=code, retryable=retryable)
 
     def lose(self, reason: StopReason | None, error: str, why: str) -> Ambiguous:
         """Nobody knows whether the body took effect."""
-        job, spec, admission, course = self.job, self.known.tool.spec, self.admission, self.course
+        job, spec, admission = self.job, self.known.tool.spec, self.admission
         context = job.run.context
         record = CallRecord(
             context.tenant,
@@ -137,35 +135,32 @@ class _Work:
             admission.now,
             admission.now,
         )
-        course.status, course.reason, course.error = "ambiguous", reason, error
-        course.stored, course.labels = None, ()
-        course.outcome = lost = Ambiguous(record, why, job.decision, job.call_id)
+        self.status, self.reason, self.error = "ambiguous", reason, error
+        self.stored, self.labels = None, ()
+        self.outcome = lost = Ambiguous(record, why, job.decision, job.call_id)
         return lost
 
     def crash(self, error: Exception) -> None:
         """Something of ours failed: a refusal before the body was started, an ambiguous call after."""
-        course = self.course
-        if not course.started:
+        if not self.started:
             detail = f"The call could not be carried out: {name_of(error)}: {text_of(error)}"
             self.refuse(StopReason.INTERNAL_ERROR, detail, "AG679")
-        elif course.outcome is None:
+        elif self.outcome is None:
             self.lose(StopReason.INTERNAL_ERROR, name_of(error), _BROKEN)
 
     def blame(self, error: Exception, limit: float | None) -> StopReason:
         """What an attempt that raised has failed of, and whose fault that is."""
-        course = self.course
         timed_out = isinstance(error, TimedOut)
         # Only the tool's own limit says something about the tool.
-        course.culprit = not timed_out or limit == self.known.tool.spec.timeout_s
-        course.uncertain = course.uncertain or (timed_out and not self.known.observes)
+        self.culprit = not timed_out or limit == self.known.tool.spec.timeout_s
+        self.uncertain = self.uncertain or (timed_out and not self.known.observes)
         return StopReason.TOOL_TIMEOUT if timed_out else StopReason.TOOL_ERROR
 
     def unavailable(self, error: NotStarted) -> None:
         """There was no worker for the attempt."""
-        course = self.course
-        course.unstart()
-        course.culprit = False
-        if course.started:
+        self.unstart()
+        self.culprit = False
+        if self.started:
             self.fail(error, StopReason.TOOL_TIMEOUT)
         else:
             self.refuse(StopReason.CONCURRENCY, text_of(error), "AG626", retryable=True)
@@ -173,41 +168,40 @@ class _Work:
     def interrupted(self, stop: Interrupted) -> None:
         """The caller was cancelled while the body ran, or before it began."""
         if isinstance(stop.answer, NotStarted):
-            self.course.unstart()
+            self.unstart()
 
     def invocation(self, credentials: Credentials | None, limit: float | None, deadline: int | None) -> Invoke:
         """The next attempt: the body is about to run, and until it says otherwise nobody knows how it ends."""
-        job, tool, course = self.job, self.known.tool, self.course
-        course.attempts += 1
-        course.started = True
-        course.status, course.reason = "ambiguous", StopReason.CANCELLED
-        context = _context(job.run.context, job.call_id, job.key, course.attempts, deadline, self.admission.approval_id)
+        job, tool = self.job, self.known.tool
+        self.attempts += 1
+        self.started = True
+        self.status, self.reason = "ambiguous", StopReason.CANCELLED
+        context = _context(job.run.context, job.call_id, job.key, self.attempts, deadline, self.admission.approval_id)
         # A body that runs in the caller's own thread, or is cancelled with it, cannot be given up.
         late = None if tool.is_async or (limit is None and job.colour == "blocking") else partial(_late, self)
         return _invoke(tool, self.good.kwargs, context, credentials, limit, late)
 
     def judge(self, ticket: Ticket) -> None:
         """Tell the breaker: only what the tool itself did counts."""
-        course = self.course
         try:
-            if course.status == "succeeded":
+            if self.status == "succeeded":
                 ticket.success()
-            elif course.culprit and course.reason in (
+            elif self.culprit and self.reason in (
                 StopReason.TOOL_ERROR,
                 StopReason.TOOL_TIMEOUT,
                 StopReason.INVALID_OUTPUT,
             ):
-                ticket.failure(RuntimeError(course.error or "failed"))
+                ticket.failure(RuntimeError(self.error or "failed"))
             else:
                 ticket.abandon()
         except Exception as error:  # bookkeeping must not stand between an effect and its record
-            course.events = (*course.events, Event("step", {"error": name_of(error), "step": "breaker"}))
+            self.events = (*self.events, Event("step", {"error": name_of(error), "step": "breaker"}))
 
     def unrecorded(self, error: Exception) -> Finished:
         """Nobody took what became of the call."""
-        if self.course.started:
+        if self.started:
             self.lose(StopReason.STORE_UNAVAILABLE, name_of(error), _UNRECORDED)
-        elif self.course.outcome is None:
+        elif self.outcome is None:
             detail = f"Nothing was done, and the store did not take that: {name_of(error)}: {text_of(error)}"
             self.refuse(StopReason.STORE_UNAVAILABLE, detail, "AG670", retryable=True)
         labels, version = self.job.run.seen
@@ -215,50 +209,49 @@ class _Work:
 
     def report(self, amounts: Amounts) -> Finish:
         """What the store is told at the end."""
-        job, course = self.job, self.course
+        job = self.job
         context = job.run.context
         event = None
         if self.known.tool.spec.audit:
-            if course.status == "succeeded" and course.attempts == 1:
+            if self.status == "succeeded" and self.attempts == 1:
                 facts = self.known.succeeded
             else:
                 facts = outcome_facts(
                     job.tool,
-                    course.attempts,
-                    course.error,
-                    None if course.reason is None else course.reason.value,
-                    course.status,
+                    self.attempts,
+                    self.error,
+                    None if self.reason is None else self.reason.value,
+                    self.status,
                 )
-            event = _event("call.outcome", facts, course.body, job.ids)
+            event = _event("call.outcome", facts, self.body, job.ids)
         return _finish(
             context.tenant,
             context.run_id,
             job.key,
             self.admission.fence,
-            course.status,
+            self.status,
             amounts,
-            course.stored,
-            course.labels,
+            self.stored,
+            self.labels,
             event,
-            course.events,
+            self.events,
         )
 
     def fail(self, error: Exception, reason: StopReason) -> None:
         """The body reported back and it was no success, or it only observes and was given up."""
-        course = self.course
-        if course.uncertain:
+        if self.uncertain:
             self.lose(reason, name_of(error), _LATE)
             return
-        course.status, course.reason, course.error = "failed", reason, name_of(error)
-        told = failure(self.house, self.decision, error, course.error, reason)
-        course.stored = told.stored
-        course.body = told.body if self.house.keep_bodies else b""
+        self.status, self.reason, self.error = "failed", reason, name_of(error)
+        told = failure(self.house, self.decision, error, self.error, reason)
+        self.stored = told.stored
+        self.body = told.body if self.house.keep_bodies else b""
         job = self.job
-        course.outcome = Failed(told.error, reason, told.message, False, job.decision, job.call_id, course.attempts)
+        self.outcome = Failed(told.error, reason, told.message, False, job.decision, job.call_id, self.attempts)
 
     def succeed(self, value: Any) -> None:
         """The body returned ``value``."""
-        tool, course, house, decision = self.known.tool, self.course, self.house, self.decision
+        tool, house, decision = self.known.tool, self.house, self.decision
         try:
             output = tool.check_output(value)
         except OutputInvalid as error:
@@ -269,16 +262,16 @@ class _Work:
             self.fail(OutputInvalid("the result cannot be read", detail), StopReason.INVALID_OUTPUT)
             return
         shaped = shape(house, decision, output.value, output.json)
-        course.status, course.reason, course.error = "succeeded", None, None
-        course.stored = shaped.stored
-        course.labels = tool.spec.output_labels
-        course.result = shaped.recorded
-        course.body = b'{"result":' + shaped.recorded + b"}" if house.keep_bodies else b""
+        self.status, self.reason, self.error = "succeeded", None, None
+        self.stored = shaped.stored
+        self.labels = tool.spec.output_labels
+        self.result = shaped.recorded
+        self.body = b'{"result":' + shaped.recorded + b"}" if house.keep_bodies else b""
         notes = decision.obligations.messages
         if tool.spec.deprecated:
             instead = f"; use {tool.spec.replaced_by}" if tool.spec.replaced_by else ""
             notes = (*notes, f"{tool.spec.name} is deprecated{instead}")
-        course.outcome = _completed(shaped.value, False, decision, self.job.call_id, course.attempts, notes)
+        self.outcome = _completed(shaped.value, False, decision, self.job.call_id, self.attempts, notes)
 
 
 def execute(
@@ -298,7 +291,6 @@ def execute(
     ends the caller: every failure is an outcome.
     """
     work = _Work(house, job, known, good, decision, admission, demanded)
-    course = work.course
     try:
         if stopped is not None:
             pass
@@ -330,13 +322,13 @@ def execute(
     except BaseException as stop:  # cancelled: settle, then let it go on
         stopped = stop
     # Say once what became of the call. When nobody takes it, the outcome says so and nothing is raised.
-    if course.ticket is not None:
-        work.judge(course.ticket)
+    if work.ticket is not None:
+        work.judge(work.ticket)
     try:
-        if not course.started:
+        if not work.started:
             used: Amounts = ()
         else:
-            used = known.used(course.attempts) if known.cost_nano else known.reserve
+            used = known.used(work.attempts) if known.cost_nano else known.reserve
         operation = work.report(used)
         try:
             finished: Finished = yield operation
@@ -351,8 +343,8 @@ def execute(
             yield from tell_sinks(house, finished.records)
     if stopped is not None:
         raise stopped
-    job.result_json = course.result
-    outcome = course.outcome
+    job.result_json = work.result
+    outcome = work.outcome
     if outcome is None:
         outcome = work.lose(StopReason.INTERNAL_ERROR, "", _BROKEN)
     if (admission.warnings or finished.warnings) and isinstance(outcome, Completed):
@@ -367,7 +359,7 @@ def _warning(warning: BudgetWarning) -> str:
 
 
 def _run(work: _Work) -> Flow[None]:
-    """Everything between ``Proceed`` and ``Finish``; what became of it is in the course."""
+    """Everything between ``Proceed`` and ``Finish``; what became of it is in the work."""
     house, admission = work.house, work.admission
     spec = work.known.tool.spec
     if work.demanded is not None:
@@ -384,7 +376,7 @@ def _run(work: _Work) -> Flow[None]:
             work.refuse(StopReason.AUDIT_UNAVAILABLE, detail, "AG671", retryable=True)
             return
     if spec.breaker is not None:
-        ticket = work.course.ticket = house.breakers.admit(spec.name, spec.breaker)
+        ticket = work.ticket = house.breakers.admit(spec.name, spec.breaker)
         if ticket is None:
             wait = house.breakers.retry_after(spec.name)
             detail = f"The circuit of {spec.name} is open after repeated failures"
@@ -427,7 +419,7 @@ def _leased(work: _Work, spec: ToolSpec) -> Flow[None]:
 
 def _attempts(work: _Work, credentials: Credentials | None) -> Flow[None]:
     """The only loop in the house: invoke, and while the plan says so, wait and invoke again."""
-    job, known, admission, course = work.job, work.known, work.admission, work.course
+    job, known, admission = work.job, work.known, work.admission
     tool, spec, obliged = known.tool, known.tool.spec, work.decision.obligations.timeout_s
     own = spec.timeout_s if obliged is None else obliged if spec.timeout_s is None else min(spec.timeout_s, obliged)
     attempts: Attempts | None = None
@@ -441,8 +433,8 @@ def _attempts(work: _Work, credentials: Credentials | None) -> Flow[None]:
             left = (deadline - now) / NANO
             limit = left if limit is None else min(left, limit)
             if left <= 0:
-                if course.started:
-                    course.culprit = False
+                if work.started:
+                    work.culprit = False
                     work.fail(TimeoutError("the time of the run is used up"), StopReason.TOOL_TIMEOUT)
                 else:
                     work.refuse(StopReason.BUDGET_TIME, "The time of the run is used up.", "AG629")
@@ -465,10 +457,10 @@ def _attempts(work: _Work, credentials: Credentials | None) -> Flow[None]:
                     attempts = Attempts(spec.retry)
                 seen: Exception = TimeoutError(str(error)) if reason is StopReason.TOOL_TIMEOUT else error
                 elapsed = (yield from TICK) - work.begun
-                pause = attempts.after_failure(seen, course.attempts, elapsed)
+                pause = attempts.after_failure(seen, work.attempts, elapsed)
             if pause is not None:
-                facts: Facts = {"attempt": course.attempts, "error": name_of(error), "step": "retry", "tool": spec.name}
-                course.events = (*course.events, Event("step", facts))
+                facts: Facts = {"attempt": work.attempts, "error": name_of(error), "step": "retry", "tool": spec.name}
+                work.events = (*work.events, Event("step", facts))
                 yield from Sleep(pause)
                 elapsed += pause
                 if not (yield from _may_go_on(job, spec)):
@@ -503,11 +495,11 @@ def _may_go_on(job: Job, spec: ToolSpec) -> Flow[bool]:
 def _late(work: _Work, value: Any, error: Exception | None) -> Flow[None]:
     """A body that was given up has returned after all, when the call had ended: now it may be known what became
     of it. The failure of one of several attempts says nothing about the others."""
-    attempts = work.course.attempts
+    attempts = work.attempts
     if error is not None and attempts > 1:
         return
     again = _Work(work.house, work.job, work.known, work.good, work.decision, work.admission, None)
-    again.course.attempts = attempts
+    again.attempts = attempts
     if error is not None:
         again.fail(error, StopReason.TOOL_ERROR)
     else:

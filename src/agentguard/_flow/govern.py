@@ -89,7 +89,8 @@ def govern(house: House, job: Job) -> Flow[Outcome]:
                 if isinstance(obliged, Refused):
                     return (yield from turn_down(house, job, obliged, audited=spec.audit))
                 ready = obliged
-            job.arguments_json = house.recordable(to_json(ready.effective))
+            given = to_json(ready.effective)
+            job.arguments_json = house.recordable(given) if house.redactor is not None or house.secrets else given
             demand = None
             if edit_of is not None or (decision.verdict != "allow" and not decision.allowed):
                 demand = ApprovalDemand(

@@ -79,7 +79,7 @@ def settle(tables: Tables, op: Finish) -> Finished | None:
         or op.labels
         or run.pending
         or op.amounts != till.amounts
-        or len(run.opened.meters) != len(till.meters)
+        or (till.meters is not run.opened.meters and len(till.meters) != len(run.opened.meters))
     ):
         return None
     del desk.going[key]
@@ -89,7 +89,8 @@ def settle(tables: Tables, op: Finish) -> Finished | None:
     row.status = status
     row.ended_at = tables.now
     row.outcome = op.outcome
-    run.active = max(run.active - 1, 0)
+    if run.active:
+        run.active -= 1
     run.audit_seq = seq = run.audit_seq + 1
     desk.unsealed += (tables.now, event)
     return _finished(True, run.labels, run.version, (), (), (), seq)
