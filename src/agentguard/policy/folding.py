@@ -147,13 +147,7 @@ def _guard(path: str, bucket: _Bucket) -> Guard | None:
 
         return only_texts
     if on_text is None and on_number is not None:
-        number = on_number
-
-        def only_numbers(arguments: Mapping[str, Any]) -> Sequence[Candidate]:
-            value = arguments.get(path)
-            return number(value) if type(value) is int or type(value) is float else everything
-
-        return only_numbers
+        return _only_numbers(path, on_number, everything)
     judge = _mixed(bucket, on_text, on_number, everything)
 
     def mixed(arguments: Mapping[str, Any]) -> Sequence[Candidate]:
@@ -170,9 +164,20 @@ def _only_words(path: str, table: Mapping[str, tuple[Candidate, ...]], everythin
     return look
 
 
-def _only_prefixes(
-    path: str, table: Mapping[str, tuple[Candidate, ...]], everything: Sequence[Candidate]
-) -> Guard:
+def _only_numbers(path: str, numbers: _Numbers, everything: Sequence[Candidate]) -> Guard:
+    points, table, size = numbers.points, numbers.table, len(numbers.points)
+
+    def look(arguments: Mapping[str, Any]) -> Sequence[Candidate]:
+        value = arguments.get(path)
+        if type(value) is int:  # written out: most numbers are
+            at = bisect_left(points, value)
+            return table[2 * at + 1] if at < size and points[at] == value else table[2 * at]
+        return numbers(value) if type(value) is float else everything
+
+    return look
+
+
+def _only_prefixes(path: str, table: Mapping[str, tuple[Candidate, ...]], everything: Sequence[Candidate]) -> Guard:
     length = len(next(iter(table)))
 
     def look(arguments: Mapping[str, Any]) -> Sequence[Candidate]:
@@ -316,11 +321,8 @@ def _tree(patterns: Sequence[tuple[str, list[Candidate]]]) -> list[_Search]:
     return [_Search(together, everything, tuple(branches))]
 
 
-def _numbers(ranges: Sequence[tuple[float, bool, float, bool, Candidate]]) -> _Look | None:
-    """Look a number up among intervals, or ``None`` when they overlap too much for a table.
-
-    ``cells[2 * i]`` is what covers the open interval before ``points[i]``, ``cells[2 * i + 1]`` the point itself.
-    """
+def _numbers(ranges: Sequence[tuple[float, bool, float, bool, Candidate]]) -> _Numbers | None:
+    """Look a number up among intervals, or ``None`` when they overlap too much for a table."""
     points = sorted({bound for low, _, high, _, _ in ranges for bound in (low, high) if math.isfinite(bound)})
     cells: list[list[Candidate]] = [[] for _ in range(2 * len(points) + 1)]
     total = 0
@@ -333,14 +335,22 @@ def _numbers(ranges: Sequence[tuple[float, bool, float, bool, Candidate]]) -> _L
         for cell in cells[first : last + 1]:
             if not cell or cell[-1] is not rule:
                 cell.append(rule)
-    table = tuple(tuple(cell) for cell in cells)
     everything = tuple(dict.fromkeys(rule for *_, rule in ranges))
-    size = len(points)
+    return _Numbers(tuple(points), tuple(tuple(cell) for cell in cells), everything)
 
-    def look(value: float) -> Sequence[Candidate]:
+
+@dataclass(frozen=True, slots=True)
+class _Numbers:
+    """Rules by interval: ``table[2 * i]`` is for the open one before ``points[i]``, ``table[2 * i + 1]`` for the point."""
+
+    points: tuple[float, ...]
+    table: tuple[tuple[Candidate, ...], ...]
+    everything: tuple[Candidate, ...]
+
+    def __call__(self, value: float) -> Sequence[Candidate]:
+        """The rules whose interval holds ``value``."""
+        points = self.points
         if value - value != 0:  # NaN and the infinities: no interval says anything about them
-            return everything
+            return self.everything
         at = bisect_left(points, value)
-        return table[2 * at + 1] if at < size and points[at] == value else table[2 * at]
-
-    return look
+        return self.table[2 * at + 1] if at < len(points) and points[at] == value else self.table[2 * at]

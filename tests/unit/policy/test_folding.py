@@ -78,7 +78,7 @@ def test_folded_and_unfolded_rules_decide_alike(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_guard_that_leaves_a_rule_out_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(folding, "_numbers", lambda ranges: lambda number: ())
+    monkeypatch.setattr(folding, "_numbers", lambda ranges: folding._Numbers((), ((),), ()))
     with pytest.raises(AssertionError):
         test_folded_and_unfolded_rules_decide_alike(pytest.MonkeyPatch())
 
