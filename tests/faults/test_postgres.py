@@ -7,8 +7,6 @@ import contextlib
 import itertools
 import os
 import random
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -341,23 +339,3 @@ def test_two_approvers_from_two_processes_have_one_winner_each_time(url: str) ->
 def test_the_ballot_notices_a_vote_that_checks_and_then_sets(url: str) -> None:
     results, ids, _ = ballot(url, 5, "check then set")
     assert any(sum(id_ in r["won"] for r in results) == 2 for id_ in ids)
-
-
-# --- the servers of the tests themselves ---------------------------------------------------------
-
-
-@pytest.mark.parametrize("kind", ["PostgresServer", "ValkeyServer"])
-def test_a_server_is_gone_with_its_directory_soon_after_its_owner_was_killed(kind: str) -> None:
-    need_postgres()
-    program = (
-        f"import os, signal; from agentguard.testing.servers import {kind}\n"
-        f"s = {kind}(); print(s._process.pid, s.base, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
-    )
-    said = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
-    ).stdout
-    pid, base = said.split()
-    until = time.monotonic() + 15
-    while Path(base).exists() or Path(f"/proc/{pid}").exists():
-        assert time.monotonic() < until, "something was left behind"
-        time.sleep(0.05)

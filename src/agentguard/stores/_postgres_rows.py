@@ -415,15 +415,14 @@ class PostgresTables:
     # --- switches --------------------------------------------------------------------------------
 
     def switched(self) -> bool:
-        if "names" not in self._wants.spec:
-            raise Missing("names", "")
-        return bool(self._switches)
+        return True  # those that are not asked for were not loaded, so only asking for each can tell
 
     def switch(self, scope: str, tenant: str, value: str) -> Switch | None:
         if tenant:
             self._own(tenant, "switch", value)
-        # Those of everything, of the tenant and of the loaded runs' lineages are always loaded.
-        if value and value not in self._wants.spec.get("names", ()) and scope != "run":
+        names = self._wants.spec.get("names")
+        # Those of everything, of the tenant and of the loaded runs' lineages come with any name.
+        if names is None or (value and value not in names and (scope != "run" or value not in self._runs)):
             raise Missing("names", value)
         return self._switches.get((scope, tenant, value))
 

@@ -9,6 +9,7 @@ import os
 import socket
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -34,7 +35,7 @@ from agentguard.domain.operations import (
     ReadBudgets,
     Turned,
 )
-from agentguard.domain.runs import RunRecord
+from agentguard.domain.runs import RunFilter, RunRecord
 from agentguard.domain.usage import NANO, Meter
 from agentguard.errors import ConfigurationError, StoreUnavailable
 from agentguard.stores import _postgres_schema, open_store, postgres
@@ -340,6 +341,26 @@ def test_an_old_server_is_refused(postgres_url: str, schema: str, monkeypatch: p
         PostgresStore(postgres_url, schema=schema)
 
 
+def test_a_standby_is_refused(postgres_url: str, schema: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(postgres, "_FACTS", postgres._FACTS.replace("pg_is_in_recovery()", "true"))
+    with pytest.raises(StoreUnavailable, match="read-only standby"):
+        PostgresStore(postgres_url, schema=schema)
+
+
+def test_a_connection_that_cannot_be_set_up_is_not_used(
+    postgres_url: str, schema: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = PostgresStore(postgres_url, schema=schema)
+    store._lines.forked()
+    monkeypatch.setattr(postgres, "_TUNE", "SELECT nonsense($1, $2)")
+    with pytest.raises(StoreUnavailable, match="nonsense"):
+        store.perform(Describe())
+    with pytest.raises(StoreUnavailable, match="nonsense"):
+        asyncio.run(_await(store, Describe()))
+    assert (store._lines._count, store._async_lines._count) == (0, 0)
+    store.close()
+
+
 def test_commits_are_synced_although_the_server_would_not(postgres_url: str, schema: str) -> None:
     url = psycopg.conninfo.make_conninfo(postgres_url, options="-c synchronous_commit=off")
     store = PostgresStore(url, schema=schema)
@@ -425,14 +446,15 @@ def test_a_connection_that_the_server_closed_while_it_was_idle_is_noticed(
 
 
 def cut_while_it_waits(
-    store: PostgresStore, schema: str, outsider: psycopg.Connection[Any], operation: Any
+    store: PostgresStore, schema: str, outsider: psycopg.Connection[Any], operation: Any, asynchronous: bool = False
 ) -> tuple[Any, BaseException | None]:
     """What is answered when the connection is lost in the middle of an operation."""
     got: list[Any] = []
 
     def ask() -> None:
         try:
-            got.append((store.perform(operation), None))
+            answer = asyncio.run(_await(store, operation)) if asynchronous else store.perform(operation)
+            got.append((answer, None))
         except BaseException as error:
             got.append((None, error))
 
@@ -457,11 +479,12 @@ def test_a_start_of_unknown_fate_is_never_repeated(
     assert store.perform(GetCall("acme", "c1")) is None
 
 
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["blocking", "awaiting"])
 def test_an_end_of_unknown_fate_is_repeated_because_that_changes_nothing(
-    store: PostgresStore, schema: str, outsider: psycopg.Connection[Any]
+    store: PostgresStore, schema: str, outsider: psycopg.Connection[Any], asynchronous: bool
 ) -> None:
     store.perform(beginning("c1"))
-    answer, error = cut_while_it_waits(store, schema, outsider, finishing("c1"))
+    answer, error = cut_while_it_waits(store, schema, outsider, finishing("c1"), asynchronous)
     assert error is None
     assert isinstance(answer, Finished)
     assert answer.accepted
@@ -541,6 +564,38 @@ def test_a_forked_child_has_connections_of_its_own(store: PostgresStore) -> None
     assert asyncio.run(_await(store, finishing("c1"))).accepted
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     assert store.perform(GetCall("acme", "child")) is not None
+
+
+def test_after_a_fork_no_connection_of_the_parent_is_used_or_closed(store: PostgresStore) -> None:
+    store.perform(beginning("c0"))
+    asyncio.run(_await(store, beginning("c1")))
+    theirs = [*store._lines._idle, *store._async_lines._idle]
+    postgres._forked(weakref.ref(store))
+    assert isinstance(store.perform(beginning("c2")), Proceed)
+    assert isinstance(asyncio.run(_await(store, beginning("c3"))), Proceed)
+    ours = [*store._lines._idle, *store._async_lines._idle]
+    assert theirs
+    assert not any(line.closed or line in ours for line in theirs)
+    for line in theirs:
+        line.pgconn.finish()
+
+
+def test_an_operation_never_sees_rows_of_another_tenant(store: PostgresStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(postgres, "perform", lambda tx, op: tx.run("umbrella", "r1"))
+    with pytest.raises(RuntimeError, match="of tenant acme asked for run r1 of umbrella"):
+        store.perform(GetRun("acme", "r1"))
+
+
+def test_an_operation_never_looks_over_rows_it_has_changed(
+    store: PostgresStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def careless(tx: Any, op: Any) -> Any:
+        tx.put_run(tx.run("acme", "r1"))
+        return tx.runs(RunFilter())
+
+    monkeypatch.setattr(postgres, "perform", careless)
+    with pytest.raises(RuntimeError, match="asked for runs after it had changed one"):
+        store.perform(Append("acme", "r1", Event("step", {"kind": "plan"})))
 
 
 def test_a_store_that_is_forgotten_closes_its_connections(

@@ -50,6 +50,8 @@ from agentguard.domain.runs import ApprovalFilter, RunFilter, RunRecord
 from agentguard.domain.usage import NANO, Meter
 from agentguard.errors import AgentGuardError
 from agentguard.protocols import Store
+from agentguard.stores import postgres
+from agentguard.stores._postgres_rows import Wants, foresee
 from agentguard.stores.memory import MemoryStore
 from agentguard.stores.postgres import PostgresStore
 from agentguard.testing import FakeClock
@@ -245,15 +247,35 @@ async def _await(store: Store, operation: Operation[Any]) -> Any:
     return await store.aperform(operation)
 
 
+STORIES = int(os.environ.get("AGENTGUARD_STORIES", "12"))
+
+
 @pytest.mark.parametrize("one_trip", [True, False], ids=["one trip", "three trips"])
-@pytest.mark.parametrize("seed", range(int(os.environ.get("AGENTGUARD_STORIES", "12"))))
+@pytest.mark.parametrize("seed", range(STORIES))
 def test_every_answer_is_that_of_the_memory_store(
     postgres_url: str, empty_schema: Callable[[], str], one_trip: bool, seed: int
 ) -> None:
+    compare(postgres_url, empty_schema(), one_trip, seed)
+
+
+@pytest.mark.parametrize("seed", range(1000, 1000 + STORIES // 4))
+def test_foreseeing_what_an_operation_asks_for_only_saves_time(
+    postgres_url: str, empty_schema: Callable[[], str], seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def blind(operation: Operation[Any]) -> Wants:
+        kept = ("tenant", "vote", "find", "turning")
+        return Wants({name: value for name, value in foresee(operation).spec.items() if name in kept})
+
+    monkeypatch.setattr(postgres, "foresee", blind)
+    monkeypatch.setattr(postgres, "_ROUNDS", 60)
+    compare(postgres_url, empty_schema(), False, seed)
+
+
+def compare(url: str, schema: str, one_trip: bool, seed: int) -> None:
     chance = Random(seed)
     clock = FakeClock()
     memory = MemoryStore(clock)
-    store = PostgresStore(postgres_url, schema=empty_schema(), clock=clock, one_trip=one_trip)
+    store = PostgresStore(url, schema=schema, clock=clock, one_trip=one_trip)
     story = Story(chance)
     first = [OpenRun(RunRecord(RunContext(r, "bot", "acme", "prod", "ann", parent=p), Contract(), meters(r), "running", (), 0, 0), None, Event("run.opened", {})) for r, p in (("r1", None), ("r2", "r1"))]  # fmt: skip
     try:
