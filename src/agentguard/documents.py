@@ -119,6 +119,10 @@ class Document:
         """Line and column (1-based) of the key that leads to ``path``; of the value itself for list items."""
         return self._keys.get(path) or self.where(path)
 
+    def places(self) -> list[Position]:
+        """Line and column (1-based) where each key and each value begins, in the order of the text."""
+        return sorted({*self._values.values(), *self._keys.values()})
+
     def finding(
         self,
         code: str,

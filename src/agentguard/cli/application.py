@@ -32,6 +32,7 @@ except ImportError as missing:
 
 from agentguard.cli import (
     approving,
+    arranging,
     auditing,
     checking,
     demonstrating,
@@ -156,6 +157,7 @@ app.command("init")(starting.init)
 app.command("check")(checking.check)
 app.command("eval")(checking.evaluate)
 app.command("test")(rehearsing.try_cases)
+app.command("fmt")(arranging.fmt)
 app.command("explain")(describing.explain)
 app.command("schema")(describing.schema)
 toolbox.app.command("lock")(pinning.lock)

@@ -39,7 +39,9 @@ APPROVAL_TERMS = ("roles", "quorum", "expires", "separate", "edit", "escalate")
 """Keys of ``approval`` in a rule; ``approvals`` at the top level takes them too, beside ``required_for``."""
 
 _OBLIGATION_KEYS = ("redact", "clamp", "rewrite", "limits")
-_RULE_KEYS = ("id", "description", *VERBS, "when", "valid", "approval", "message", *_OBLIGATION_KEYS)
+RULE_KEYS = ("id", "description", *VERBS, "when", "valid", "approval", "message", *_OBLIGATION_KEYS)
+"""Keys of a rule, in the order in which the formatter writes them."""
+
 _ID = re.compile(r"[A-Za-z0-9_.:/#-]{1,128}")
 
 
@@ -90,7 +92,7 @@ class PolicyReader(ConditionReader):
 
     def rule(self, value: Any, path: Path, index: int) -> Rule | None:
         """One rule, or ``None`` when it has no usable verb."""
-        items = self.keys(value, path, _RULE_KEYS, "a rule", later=("cel", "rates"))
+        items = self.keys(value, path, RULE_KEYS, "a rule", later=("cel", "rates"))
         if not items:
             if isinstance(value, dict) and not value:
                 self.report("AG112", "the rule is empty", path)

@@ -108,7 +108,7 @@ def test_the_schema_is_a_schema() -> None:
     ("place", "known"),
     [
         ((), {*loading.POLICY_KEYS, *loading.GATEWAY_KEYS} - {"rates"}),
-        (("$defs", "rule"), set(loading._RULE_KEYS)),
+        (("$defs", "rule"), set(loading.RULE_KEYS)),
         (("$defs", "approval"), set(loading.APPROVAL_TERMS)),
         (("properties", "approvals"), {"required_for", *loading.APPROVAL_TERMS}),
         (("$defs", "condition"), set(conditions.KEYWORDS)),
