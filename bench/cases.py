@@ -306,7 +306,7 @@ def memory(size: Size) -> Iterator[Row]:
     used = (tracemalloc.get_traced_memory()[0] - before) / (size.records // 2 * 2)
     tracemalloc.stop()
     made.close()
-    yield Row("memory", "bytes per audit record, its call included", {"median": used}, 1_024 * 2, None)
+    yield Row("memory", "bytes per audit record, its share of the call included", {"median": used}, 1_024, None)
 
     @tool(name="pay", effect="irreversible")
     def pay(path: str, recipient: str, amount: int, mode: str, dry_run: bool) -> int:

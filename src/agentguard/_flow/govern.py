@@ -68,11 +68,17 @@ def govern(house: House, job: Job) -> Flow[Outcome]:
     :data:`~agentguard.domain.calls.Outcome`.
     """
     try:
-        found = _resolve(house, job)
-        if isinstance(found, Refused):
-            return (yield from turn_down(house, job, found))
-        known, good = found
+        known = house.plans.get(job.tool)
+        if known is None or job.expected is not None or (known.tool.is_async and job.colour == "blocking"):
+            found = _look(house, job, known)
+            if isinstance(found, Refused):
+                return (yield from turn_down(house, job, found))
+            known = found
         tool = known.tool
+        try:
+            good = tool.validate(job.arguments)
+        except ArgumentsInvalid as error:
+            return (yield from turn_down(house, job, _invalid(job, error)))
         spec = tool.spec
         run = job.run
         context = run.context
@@ -203,9 +209,8 @@ def govern(house: House, job: Job) -> Flow[Outcome]:
         return (yield from turn_down(house, job, refused(job, StopReason.INTERNAL_ERROR, detail, code="AG679")))
 
 
-def _resolve(house: House, job: Job) -> tuple[ToolPlan, Validated] | Refused:
-    """The tool that is meant, and the arguments as it takes them."""
-    known = house.plans.get(job.tool)
+def _look(house: House, job: Job, known: ToolPlan | None) -> ToolPlan | Refused:
+    """The tool that is meant, or why there is none, or not this one, or not for this caller."""
     if known is None:
         changed = house.locked_out.get(job.tool) if isinstance(job.tool, str) else None
         if changed is not None:
@@ -220,10 +225,7 @@ def _resolve(house: House, job: Job) -> tuple[ToolPlan, Validated] | Refused:
     if tool.is_async and job.colour == "blocking":
         detail = f"{job.tool} is an async tool; call it with acall/aattempt (await) instead of call/attempt."
         return refused(job, StopReason.ASYNC_TOOL, detail, code="AG603")
-    try:
-        return known, tool.validate(job.arguments)
-    except ArgumentsInvalid as error:
-        return _invalid(job, error)
+    return known
 
 
 def _invalid(job: Job, error: ArgumentsInvalid) -> Refused:
