@@ -218,7 +218,7 @@ class Relay:
         reply = await door.call(params["name"], params.get("arguments"), call_id(params), forward)
         if reply.error is not None:
             raise reply.error
-        return reply.made if reply.made is not None else reply.own
+        return in_era_of(params, reply.made) if reply.made is not None else reply.own
 
     async def _list(self, message: dict[str, Any]) -> Any:
         given = message.get("params")
@@ -366,6 +366,15 @@ def call_id(params: Mapping[str, Any]) -> str | None:
     if state is None and answers is None:
         return given
     return f"{given}/{sha256(json.dumps([state, answers], sort_keys=True).encode())[:16]}"
+
+
+def in_era_of(params: Mapping[str, Any], result: dict[str, Any]) -> dict[str, Any]:
+    """A result in the form of the request's protocol version: since 2026-07-28 requests name their version, and
+    results say that they are complete."""
+    meta = params.get("_meta")
+    modern = isinstance(meta, Mapping) and "io.modelcontextprotocol/protocolVersion" in meta
+    plain = {key: value for key, value in result.items() if key != "resultType"}
+    return {**plain, "resultType": "complete"} if modern else plain
 
 
 def _only(message: Mapping[str, Any], *keys: str) -> dict[str, Any]:

@@ -11,11 +11,12 @@ import contextlib
 import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from pathlib import Path
 from typing import Any, Final
 
+from agentguard._version import __version__
 from agentguard.adapters._mcp_calls import Door
 from agentguard.adapters._mcp_relay import Relay, write_message
+from agentguard.errors import ConfigurationError
 
 MAX_LINE: Final = 64 * 1024 * 1024
 """Longest message, in bytes."""
@@ -67,9 +68,9 @@ async def _pump(reader: asyncio.StreamReader, take: Callable[[bytes], Awaitable[
 
 
 @contextlib.asynccontextmanager
-async def _server(command: Sequence[str], folder: Path | None) -> AsyncIterator[asyncio.subprocess.Process]:
+async def _server(command: Sequence[str]) -> AsyncIterator[asyncio.subprocess.Process]:
     pipe = asyncio.subprocess.PIPE
-    child = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, limit=MAX_LINE, cwd=folder)
+    child = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, limit=MAX_LINE)
     try:
         yield child
     finally:
@@ -89,7 +90,6 @@ async def relay_stdio(
     open_door: Callable[[list[Any]], Awaitable[Door]],
     *,
     only_tools: bool = False,
-    folder: Path | None = None,
 ) -> int | None:
     """Start a server and stand between it and whoever talks to our standard streams, until one of them ends.
 
@@ -97,7 +97,6 @@ async def relay_stdio(
         command: The server's command line.
         open_door: Makes the door out of the server's tools.
         only_tools: Refuse resources, prompts and completions.
-        folder: Where the server is started.
 
     Returns:
         The exit code of a server that ended by itself, ``None`` when the client left.
@@ -106,7 +105,7 @@ async def relay_stdio(
         AgentGuardError: The door cannot be made: the configuration does not fit the server's tools, for example.
         OSError: The server cannot be started.
     """
-    async with _server(command, folder) as child:
+    async with _server(command) as child:
         assert child.stdin is not None
         assert child.stdout is not None
         reader, writer = await _own_streams()
@@ -143,3 +142,63 @@ async def relay_stdio(
             writer.close()
             with contextlib.suppress(ConnectionError, TimeoutError):
                 await asyncio.wait_for(writer.wait_closed(), PATIENCE_S)
+
+
+_HELLO: Final = {
+    "protocolVersion": "2025-06-18",
+    "capabilities": {},
+    "clientInfo": {"name": "agentguard", "version": __version__},
+}
+"""What a client without any abilities says in the handshake of that version of the protocol."""
+
+
+async def ask_for_tools(command: Sequence[str]) -> list[Any]:
+    """Start a server, list its tools, end it.
+
+    Raises:
+        ConfigurationError: AG693, the server ends or answers with an error before that.
+        OSError: It cannot be started.
+    """
+    tools: list[Any] = []
+
+    async def open_door(found: list[Any]) -> Door:
+        tools.extend(found)
+        raise _Known
+
+    async with _server(command) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        answers: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        relay = Relay(answers.put, _sender(child.stdin), open_door)
+        server = asyncio.create_task(_pump(child.stdout, relay.from_server))
+
+        async def ask(message: dict[str, Any]) -> dict[str, Any]:
+            await relay.from_client(write_message({"jsonrpc": "2.0", "id": 1, **message}))
+            while True:
+                answer = asyncio.ensure_future(answers.get())
+                await asyncio.wait({answer, server}, return_when=asyncio.FIRST_COMPLETED)
+                if not answer.done():
+                    answer.cancel()
+                    await relay.server_left("it has ended")
+                    return {"error": {"message": "it has ended"}}
+                if answer.result().get("id") == 1 and "method" not in answer.result():
+                    return answer.result()
+
+        try:
+            answer = await ask({"method": "initialize", "params": _HELLO})
+            if "error" not in answer:
+                await relay.from_client(write_message({"jsonrpc": "2.0", "method": "notifications/initialized"}))
+                answer = await ask({"method": "tools/list"})
+        finally:
+            server.cancel()
+            await asyncio.gather(server, return_exceptions=True)
+        if isinstance(relay.broken.exception() if relay.broken.done() else None, _Known):
+            return tools
+        relay.broken.cancel()
+        told = answer.get("error", {})
+        why = told.get("message") if isinstance(told, dict) else told
+        raise ConfigurationError(f"AG693 the server does not say which tools it has: {why!r:.500}", code="AG693")
+
+
+class _Known(Exception):
+    """The tools are known; no door is needed."""

@@ -23,8 +23,8 @@ from pydantic import TypeAdapter
 from agentguard import config as configuration
 from agentguard.adapters._continuing import current
 from agentguard.adapters._mcp_calls import AnswerLost, Door, refused
-from agentguard.adapters._mcp_relay import call_id
-from agentguard.adapters._mcp_stdio import relay_stdio
+from agentguard.adapters._mcp_relay import call_id, in_era_of
+from agentguard.adapters._mcp_stdio import ask_for_tools, relay_stdio
 from agentguard.adapters._mcp_tools import Watch, registry_from
 from agentguard.domain.calls import Refused
 from agentguard.domain.decisions import StopReason
@@ -228,7 +228,8 @@ def guard(run: Run | Callable[[Any], Run] | None = None, *, prefix: str = "") ->
         except Exception:
             if ctx.method == "tools/list":
                 raise
-            return refused(StopReason.NO_ACTIVE_RUN, "The action was not carried out.", "AG625")
+            made = refused(StopReason.NO_ACTIVE_RUN, "The action was not carried out.", "AG625")
+            return in_era_of(ctx.params or {}, made)
         if ctx.method == "tools/list":
             return _only_visible(await call_next(ctx), door)
         params = dict(ctx.params or {})
@@ -242,7 +243,7 @@ def guard(run: Run | Callable[[Any], Run] | None = None, *, prefix: str = "") ->
         reply = await door.call(str(params.get("name")), params.get("arguments"), call_id(params), forward)
         if reply.error is not None:
             raise reply.error
-        return reply.own if reply.made is None else reply.made
+        return reply.own if reply.made is None else in_era_of(params, reply.made)
 
     return governed
 
@@ -268,6 +269,7 @@ class Proxy:
         prefix: Stands before every tool name in policy and records.
         trust_annotations: Believe the server's own hints about effects.
         only_tools: Refuse resources, prompts and completions, which no policy decides about.
+        lock: An ``agentguard.lock``: tools that changed or appeared since it was written are hidden and refused.
         run_id: A run to go on with, opened when there is none of that name and left open at the end; by default each
             session is a run of its own.
         identity: Further arguments of ``ToolGateway.run``: ``agent``, ``tenant``, ``user`` and so on.
@@ -279,6 +281,7 @@ class Proxy:
     prefix: str = ""
     trust_annotations: bool = False
     only_tools: bool = False
+    lock: Path | None = None
     run_id: str | None = None
     identity: Mapping[str, Any] = dataclasses.field(default_factory=lambda: {"agent": "mcp"})
     say: Callable[[str], None] = lambda _: None
@@ -308,12 +311,29 @@ class Proxy:
             for door in opened:
                 await self._leave(door)
 
-    async def _door(self, tools: list[Any]) -> Door:
-        document = configuration.read(self.config).document
-        registry, left_out = registry_from(tools, prefix=self.prefix, document=document, trusted=self.trust_annotations)
+    async def tools(self) -> ToolRegistry:
+        """Start the server, ask for its tools, and let it go: what a lock is written of.
+
+        Raises:
+            ConfigurationError: The server does not say which tools it has.
+            PolicyError: The configuration does not load, or does not fit the server's tools.
+            OSError: The server cannot be started.
+        """
+        return self._registry(await ask_for_tools(self.command))
+
+    def _registry(self, tools: list[Any]) -> ToolRegistry:
+        settings = configuration.read(self.config)
+        registry, left_out = registry_from(
+            tools, prefix=self.prefix, document=settings.document, trusted=self.trust_annotations
+        )
         for name, reason in left_out.items():
             self.say(f"{name} cannot be governed and is hidden: {reason}")
-        gateway = ToolGateway.from_yaml(self.config, registry)
+        # An entry for a tool that the server does not have is found here, with its place in the file.
+        return registry.with_document(settings.document) if settings.has_tools else registry
+
+    async def _door(self, tools: list[Any]) -> Door:
+        registry = self._registry(tools)
+        gateway = ToolGateway.from_yaml(self.config, registry, **({"lock": self.lock} if self.lock else {}))
         try:
             door = Door(await self._run(gateway), Watch(gateway.registry, self.prefix))
             await door.run.aopen()

@@ -15,6 +15,7 @@ import typer
 
 from agentguard.cli.opening import wrong
 from agentguard.cli.printing import note
+from agentguard.tools.locking import Lock
 
 
 def mcp_proxy(
@@ -43,6 +44,16 @@ def mcp_proxy(
     only_tools: Annotated[
         bool, typer.Option("--only-tools", help="Refuse resources, prompts and completions: policy is about tools.")
     ] = False,
+    lock: Annotated[
+        Path | None,
+        typer.Option(
+            "--lock", metavar="FILE", help="Hide and refuse tools that changed or appeared since this was written."
+        ),
+    ] = None,
+    write_lock: Annotated[
+        Path | None,
+        typer.Option("--write-lock", metavar="FILE", help="Ask the server for its tools, write the lock, and leave."),
+    ] = None,
     trust_annotations: Annotated[
         bool, typer.Option("--trust-annotations", help="Believe what the server says about effects of its tools.")
     ] = False,
@@ -63,10 +74,16 @@ def mcp_proxy(
         prefix=prefix,
         trust_annotations=trust_annotations,
         only_tools=only_tools,
+        lock=lock,
         run_id=run,
         identity={**identity, "roles": role or ()},
         say=lambda text: note(f"agentguard mcp-proxy: {text}"),
     )
+    if write_lock is not None:
+        registry = asyncio.run(proxy.tools())
+        Lock.of(registry).write(write_lock)
+        note(f"wrote {write_lock}: {len(registry)} tools")
+        return
     warnings = logging.StreamHandler(sys.stderr)
     warnings.setLevel(logging.WARNING)
     logging.getLogger("agentguard").addHandler(warnings)

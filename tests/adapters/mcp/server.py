@@ -19,7 +19,7 @@ else:
 
 LOG = Path(os.environ["UP_LOG"])
 server = Server("far", instructions="Be kind.")
-ANNOTATIONS: Any = types.ToolAnnotations(**{"readOnlyHint": True})
+ANNOTATIONS: Any = types.ToolAnnotations(readOnlyHint=True)
 
 
 def note(what: str) -> None:
@@ -99,5 +99,7 @@ def greet(who: str) -> str:
 
 
 if __name__ == "__main__":
-    print("noise on stderr", file=sys.stderr)
+    if sys.argv[1:] == ["pulled"]:
+        rename()
+    sys.stderr.write("noise\n")
     server.run("stdio")

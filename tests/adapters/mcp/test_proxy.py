@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from typing import Any
 
@@ -130,7 +131,9 @@ async def test_a_session_is_a_run_that_ends_with_it(far: Far) -> None:
     with far.gateway() as store:
         (run,) = store.runs.list()
         assert (run.status, run.context.agent, run.context.user) == ("completed", "desk", "ann")
-        assert [(call.tool, call.status) for call in store.runs.calls(run.context.run_id)] == [("read_file", "succeeded")]
+        assert [(call.tool, call.status) for call in store.runs.calls(run.context.run_id)] == [
+            ("read_file", "succeeded")
+        ]
 
 
 async def test_a_budget_stops_the_calls(far: Far) -> None:
@@ -182,7 +185,7 @@ async def test_what_became_of_a_call_is_unknown_when_the_server_dies_in_it(far: 
 
 async def test_redacted_output_leaves_no_copy_in_the_text(far: Far) -> None:
     far.config.write_text(
-        far.config.read_text() + "  - {id: hide, constrain: report, redact_output: [structuredContent.ssn]}\n"
+        far.config.read_text() + "  - {id: hide, constrain: report, redact: [output.structuredContent.ssn]}\n"
     )
     async with far.governed() as session:
         result = await session.call_tool("report", {"name": "n"})
@@ -221,6 +224,37 @@ async def test_a_store_that_goes_away_means_that_nothing_runs(far: Far) -> None:
         result = await session.call_tool("read_file", {"path": "b"})
     assert failed(result)
     assert far.ran == ["read a"]
+
+
+async def test_a_tool_that_is_not_as_it_was_locked_is_hidden_and_refused(far: Far) -> None:
+    lock = far.folder / "agentguard.lock"
+    environment = {**os.environ, "UP_LOG": str(far.log)}
+    command = [*far.proxy, "--write-lock", str(lock), "--", *far.command]
+    subprocess.run(command, check=True, capture_output=True, timeout=60, env=environment)
+    async with far.governed("--lock", str(lock)) as session:
+        assert text(await session.call_tool("read_file", {"path": "a"})) == "contents of a"
+    far.command.append("pulled")
+    async with far.governed("--lock", str(lock)) as session:
+        names = {tool.name for tool in (await session.list_tools()).tools}
+        assert "read_file" not in names
+        assert "report" in names
+        assert failed(await session.call_tool("read_file", {"path": "b"}))
+    assert far.ran == ["read a"]
+
+
+async def test_a_server_that_does_not_answer_cannot_be_locked(far: Far) -> None:
+    command = [*far.proxy, "--write-lock", str(far.folder / "l"), "--", "true"]
+    ended = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 2
+    assert "AG693" in ended.stderr
+
+
+async def test_a_command_that_does_not_exist_is_a_plain_error(far: Far) -> None:
+    ended = subprocess.run([*far.proxy, "--", "/no/such"], check=False, capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    ended = subprocess.run(far.proxy, check=False, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 2
+    assert "Which server?" in ended.stderr
 
 
 async def test_hints_of_the_server_count_only_when_it_is_trusted(far: Far) -> None:
@@ -278,3 +312,23 @@ async def test_everything_that_is_allowed_comes_back_as_from_the_server_itself(f
             lambda s: s.send_ping(),
         ):
             assert await session_call(governed) == await session_call(direct)
+
+
+async def test_clients_of_every_era_are_served(far: Far) -> None:
+    import mcp
+
+    if not hasattr(mcp, "Client"):  # 1.x knows one era, and every other test is in it
+        return
+    given = {**os.environ, "UP_LOG": str(far.log)}
+    for mode in ("auto", "legacy"):
+        command = [*far.proxy, "--", *far.command]
+        async with mcp.Client(
+            mcp.StdioServerParameters(command=command[0], args=command[1:], env=given), mode=mode
+        ) as c:
+            assert "secret" not in {tool.name for tool in (await c.list_tools()).tools}
+            assert text(await c.call_tool("read_file", {"path": mode})) == f"contents of {mode}"
+            assert reason(await c.call_tool("secret", {})) == "policy_denied"
+            assert reason(await c.call_tool("delete_file", {"path": mode})) == "approval_pending"
+            approve(far)
+            assert text(await c.call_tool("delete_file", {"path": mode})) == f"deleted {mode}"
+    assert far.ran == ["read auto", "delete auto", "read legacy", "delete legacy"]

@@ -1,0 +1,184 @@
+"""Client sessions whose requests go through the gateway: mcp 1.x and 2.x, against a real server process."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentguard import CallRefused, ConfigurationError, Policy, ToolGateway, tool
+from agentguard.adapters.mcp import govern_session, tools_of
+from tests.adapters.mcp.far import BO, Far, failed, reason, text
+
+pytestmark = pytest.mark.anyio
+
+ALLOWED = Policy(allow={"read_file", "raises", "report", "rename", "slow"}, require_approval={"delete_file"})
+
+
+async def test_tool_calls_of_a_session_are_the_gateways(far: Far) -> None:
+    async with far.direct() as session:
+        gateway = ToolGateway(await tools_of(session), ALLOWED)
+        async with gateway.run(agent="desk", run_id="r1") as run:
+            govern_session(session, run)
+            names = {tool.name for tool in (await session.list_tools()).tools}
+            good = await session.call_tool("read_file", {"path": "a"})
+            bad = await session.call_tool("secret", {})
+            odd = await session.call_tool("read_fil", {})
+            own = await session.call_tool("raises", {"word": "x"})
+            structured = await session.call_tool("report", {"name": "n"})
+    assert "secret" not in names
+    assert "read_file" in names
+    assert (text(good), failed(good)) == ("contents of a", False)
+    assert [reason(bad), reason(odd)] == ["policy_denied", "unknown_tool"]
+    assert failed(own)
+    assert "reason" not in text(own)
+    assert structured.model_dump(by_alias=True)["structuredContent"]["count"] == 2
+    assert far.ran == ["read a", "raises", "report n 2"]
+    assert [(c.tool, c.status) for c in gateway.runs.calls("r1")] == [
+        ("read_file", "succeeded"),
+        ("raises", "failed"),
+        ("report", "succeeded"),
+    ]
+
+
+async def test_a_call_goes_on_when_it_is_repeated_after_approval(far: Far) -> None:
+    async with far.direct() as session:
+        gateway = ToolGateway(await tools_of(session), ALLOWED)
+        async with gateway.run(agent="desk") as run:
+            govern_session(session, run)
+            assert reason(await session.call_tool("delete_file", {"path": "a"})) == "approval_pending"
+            (request,) = gateway.approvals.list()
+            gateway.approvals.approve(request.id, by=BO)
+            assert text(await session.call_tool("delete_file", {"path": "a"})) == "deleted a"
+    assert far.ran == ["delete a"]
+
+
+async def test_a_tool_that_changed_since_it_was_registered_is_not_called(far: Far) -> None:
+    async with far.direct() as session:
+        gateway = ToolGateway(await tools_of(session), ALLOWED)
+        async with gateway.run(agent="desk") as run:
+            govern_session(session, run)
+            await session.call_tool("rename", {})
+            assert "read_file" not in {tool.name for tool in (await session.list_tools()).tools}
+            assert failed(await session.call_tool("read_file", {"path": "a"}))
+    assert far.ran == []
+
+
+async def test_without_a_run_nothing_is_called(far: Far) -> None:
+    async with far.direct() as session:
+        govern_session(session)
+        with pytest.raises(CallRefused):
+            await session.call_tool("read_file", {"path": "a"})
+    assert far.ran == []
+
+
+async def test_the_current_run_governs(far: Far) -> None:
+    async with far.direct() as session:
+        gateway = ToolGateway(await tools_of(session), ALLOWED)
+        govern_session(session)
+        async with gateway.run(agent="desk"):
+            assert text(await session.call_tool("read_file", {"path": "a"})) == "contents of a"
+
+
+async def test_a_server_does_not_get_to_answer_for_a_tool_of_somebody_else(far: Far) -> None:
+    ran: list[str] = []
+
+    @tool(name="read_file", effect="read")
+    def mine(path: str) -> str:
+        ran.append(path)
+        return "mine"
+
+    async with far.direct() as session:
+        gateway = ToolGateway([mine], Policy(allow=["**"]))
+        async with gateway.run(agent="desk") as run:
+            govern_session(session, run)
+            assert failed(await session.call_tool("read_file", {"path": "a"}))
+    assert (ran, far.ran) == ([], [])
+
+
+async def test_a_registered_tool_runs_only_through_its_session(far: Far) -> None:
+    async with far.direct() as session:
+        gateway = ToolGateway(await tools_of(session), ALLOWED)
+        async with gateway.run(agent="desk") as run:
+            outcome = await run.aattempt("read_file", {"path": "a"})
+    assert "AG690" in str(getattr(outcome, "error", ""))
+    assert far.ran == []
+
+
+async def test_a_hook_that_crashes_keeps_the_tool_from_running(far: Far, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with far.direct() as session:
+        gateway = ToolGateway(await tools_of(session), ALLOWED)
+        async with gateway.run(agent="desk") as run:
+            govern_session(session, run)
+
+            async def crash(*_: Any, **__: Any) -> Any:
+                raise RuntimeError("in the hook")
+
+            monkeypatch.setattr(run, "aattempt", crash)
+            result = await session.call_tool("read_file", {"path": "a"})
+    assert (reason(result), far.ran) == ("internal_error", [])
+
+
+async def test_the_fate_of_a_call_is_unknown_when_the_connection_breaks(far: Far) -> None:
+    async with far.direct() as session:
+        gateway = ToolGateway(await tools_of(session), ALLOWED)
+        async with gateway.run(agent="desk", run_id="r1") as run:
+            govern_session(session, run)
+            assert reason(await session.call_tool("slow", {"seconds": 0.1})) == "ambiguous"
+    assert [c.status for c in gateway.runs.calls("r1")] == ["ambiguous"]
+
+
+async def test_settings_and_files_complete_what_a_server_says(far: Far) -> None:
+    async with far.direct() as session:
+        plain = await tools_of(session)
+        settled = await tools_of(session, settings={"report": {"risk": "high"}}, config=far.config)
+        trusted = await tools_of(session, trust_annotations=True, prefix="far.")
+        with pytest.raises(ConfigurationError, match="did you mean"):
+            await tools_of(session, settings={"raed_file": {"effect": "read"}})
+    assert [plain["read_file"].spec.effect, plain["delete_file"].spec.effect] == ["irreversible", "irreversible"]
+    assert [settled["read_file"].spec.effect, settled["report"].spec.risk] == ["read", "high"]
+    assert trusted["far.delete_file"].spec.effect == "read"
+
+
+async def test_a_session_is_governed_once(far: Far) -> None:
+    async with far.direct() as session:
+        govern_session(session)
+        with pytest.raises(ConfigurationError, match="AG692"):
+            govern_session(session)
+    with pytest.raises(ConfigurationError, match="AG692"):
+        govern_session(object())
+
+
+async def test_a_client_of_the_second_version_is_governed_with_its_session(tmp_path: Path) -> None:
+    mcp = pytest.importorskip("mcp")
+    if not hasattr(mcp, "Client"):
+        assert not hasattr(mcp, "Client")
+        return
+    os.environ["UP_LOG"] = str(tmp_path / "log")
+    ran: list[str] = []
+    from mcp.server import MCPServer
+
+    server = MCPServer("near")
+
+    @server.tool()
+    def echo(word: str) -> str:
+        ran.append(word)
+        return word
+
+    @server.tool()
+    def wipe() -> str:
+        ran.append("wiped")
+        return "wiped"
+
+    for mode in ("auto", "legacy"):
+        async with mcp.Client(server, mode=mode) as client:
+            gateway = ToolGateway(await tools_of(client), Policy(allow=["echo"]))
+            async with gateway.run(agent="desk") as run:
+                govern_session(client, run)
+                assert text(await client.call_tool("echo", {"word": mode})) == mode
+                assert reason(await client.call_tool("wipe", {})) == "policy_denied"
+                assert reason(await client.session.call_tool("wipe", {})) == "policy_denied"
+                assert [tool.name for tool in (await client.list_tools()).tools] == ["echo"]
+    assert ran == ["auto", "legacy"]
