@@ -365,6 +365,7 @@ class _CaseReader(Reader):
 
     def context(self, value: Any, path: Place) -> RunContext | None:
         """Who is acting."""
+        before = len(self.findings)
         items = self.keys(value, path, CONTEXT_KEYS, "context")
         facts: dict[str, Any] = {"run_id": "case", "agent": "agent"}
         for key, item in items.items():
@@ -378,7 +379,7 @@ class _CaseReader(Reader):
                 facts[key] = tuple(sorted({self.name(key, word, at) for word in words}))
             else:
                 facts[key] = self.name(key, item, at)
-        return RunContext(**facts)
+        return RunContext(**facts) if len(self.findings) == before else None
 
     def name(self, kind: str, value: Any, path: Place) -> str:
         """An id as runs take it."""
@@ -386,7 +387,7 @@ class _CaseReader(Reader):
             return check_id(kind, value)
         except ConfigurationError as error:
             self.report("AG111", str(error).removeprefix(f"{error.code} "), path)
-            return ""
+            return "-"  # stands in, so that the other findings of the file are made too
 
     def scope(self, value: Any, path: Place) -> tuple[tuple[str, ...], ...]:
         """One narrowing (a list of names and globs) or several (a list of lists)."""
