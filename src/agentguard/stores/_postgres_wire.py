@@ -10,6 +10,7 @@ loops belongs to the loop that uses it at the moment, so loops that come and go 
 from __future__ import annotations
 
 import asyncio
+import re
 import select
 import threading
 import time
@@ -18,12 +19,13 @@ from collections.abc import Awaitable, Callable, Generator
 from typing import Any, Final, Generic, TypeVar
 
 import psycopg
+import psycopg.sql
 from psycopg.pq import TransactionStatus
 from psycopg.types.numeric import Int8Dumper
 
 from agentguard.stores._postgres_schema import Rows, Statement
 
-__all__ = ["AsyncLine", "AsyncLinePool", "Crowded", "Late", "Line", "LinePool", "adial", "dial"]
+__all__ = ["AsyncLine", "AsyncLinePool", "Crowded", "Late", "Line", "LinePool", "adial", "dial", "sound"]
 
 RV = TypeVar("RV")
 L = TypeVar("L", "Line", "AsyncLine")
@@ -117,9 +119,15 @@ class Line(psycopg.Connection[tuple[Any, ...]]):
             self.pgconn.finish()
             raise
 
-    def run(self, statements: list[Statement], due: float) -> list[Rows]:
-        """Carry out statements in one round trip; the rows of each."""
+    def run(self, statements: list[Statement], due: float, *, open_ended: bool = False) -> list[Rows]:
+        """Carry out statements in one round trip; the rows of each. ``open_ended``: they leave a transaction open."""
         self.due = due
+        if open_ended:
+            cursor = self.execute(_bound(self, statements), prepare=False)
+            found = [_rows(cursor)]
+            while cursor.nextset():
+                found.append(_rows(cursor))
+            return found
         if len(statements) == 1:
             sql, values = statements[0]
             return [_rows(self.execute(sql.encode(), values))]
@@ -143,15 +151,35 @@ class AsyncLine(psycopg.AsyncConnection[tuple[Any, ...]]):
             self.pgconn.finish()
             raise
 
-    async def run(self, statements: list[Statement], due: float) -> list[Rows]:
-        """Carry out statements in one round trip; the rows of each."""
+    async def run(self, statements: list[Statement], due: float, *, open_ended: bool = False) -> list[Rows]:
+        """Carry out statements in one round trip; the rows of each. ``open_ended``: they leave a transaction open."""
         self.due = due
+        if open_ended:
+            cursor = await self.execute(_bound(self, statements), prepare=False)
+            found = [await _arows(cursor)]
+            while cursor.nextset():
+                found.append(await _arows(cursor))
+            return found
         if len(statements) == 1:
             sql, values = statements[0]
             return [await _arows(await self.execute(sql.encode(), values))]
         async with self.pipeline():
             cursors = [await self.execute(sql.encode(), values) for sql, values in statements]
         return [await _arows(cursor) for cursor in cursors]
+
+
+_PLACE: Final = re.compile(r"\$([0-9]+)")
+
+
+def _bound(line: Line | AsyncLine, statements: list[Statement]) -> bytes:
+    # A pipeline ends with a message after which the server forgets how long a transaction may be idle (PostgreSQL
+    # stops that clock at every message, and starts it anew only after some): a process that stopped there would keep
+    # its locks for ever. Several statements in one message of the simple protocol do not, and it knows no parameters.
+    parts = []
+    for sql, values in statements:
+        literals = [psycopg.sql.Literal(value).as_string(line) for value in values]
+        parts.append(_PLACE.sub(lambda place, known=literals: known[int(place[1]) - 1], sql))  # type: ignore[misc]
+    return "; ".join(parts).encode()
 
 
 def _rows(cursor: psycopg.Cursor[tuple[Any, ...]]) -> Rows:
@@ -245,7 +273,7 @@ class _Pool(Generic[L]):
         """Under the gate: an idle connection, ``True`` for the right to open one, ``False``: wait."""
         while self._idle:
             line = self._idle.pop()
-            if _sound(line):
+            if sound(line):
                 return line
             self._count -= 1
             line.pgconn.finish()
@@ -256,7 +284,7 @@ class _Pool(Generic[L]):
 
     def _put(self, line: L | None) -> None:
         """Under the gate."""
-        if line is not None and not self._closed and _sound(line) and line.pgconn.transaction_status == _AT_REST:
+        if line is not None and not self._closed and sound(line) and line.pgconn.transaction_status == _AT_REST:
             self._idle.append(line)
             return
         self._count -= 1
@@ -280,7 +308,8 @@ class _Pool(Generic[L]):
         self._count = 0
 
 
-def _sound(line: Line | AsyncLine) -> bool:
+def sound(line: Line | AsyncLine) -> bool:
+    """Whether the server has not closed the connection; it is not asked."""
     # Nothing comes unasked on an idle connection but its end (or notices of no interest): a look costs 2 us.
     if line.closed:
         return False

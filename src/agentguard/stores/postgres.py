@@ -47,7 +47,17 @@ try:
     from psycopg.conninfo import conninfo_to_dict
 
     from agentguard.stores._postgres_fast import Beginning, Finishing, Meters
-    from agentguard.stores._postgres_wire import AsyncLine, AsyncLinePool, Crowded, Late, Line, LinePool, adial, dial
+    from agentguard.stores._postgres_wire import (
+        AsyncLine,
+        AsyncLinePool,
+        Crowded,
+        Late,
+        Line,
+        LinePool,
+        adial,
+        dial,
+        sound,
+    )
 except ImportError as error:
     raise MissingExtra("postgres", "psycopg") from error
 
@@ -73,7 +83,6 @@ _ADVICE: Final = {
     "55P03": "Others held a lock for too long. Nothing was changed.",
     "57014": "It took too long and was given up. Nothing was changed.",
     "25006": "This server is a read-only standby; use the address of the primary.",
-    "25P03": "This process was too slow between reading and writing. Nothing was changed.",
     "28P01": "User or password are wrong.",
     "28000": "The server does not let this user in.",
     "3D000": "The database does not exist; create it first.",
@@ -103,13 +112,15 @@ _COMMIT: Final[list[Statement]] = [("SET LOCAL synchronous_commit = off", ()), (
 
 
 class _Batch:
-    """Statements for one round trip; ``decides``: they make the change durable."""
+    """Statements for one round trip. ``decides``: they make the change durable; ``open_ended``: they leave a
+    transaction open."""
 
-    __slots__ = ("decides", "statements")
+    __slots__ = ("decides", "open_ended", "statements")
 
-    def __init__(self, statements: list[Statement], *, decides: bool = False) -> None:
+    def __init__(self, statements: list[Statement], *, decides: bool = False, open_ended: bool = False) -> None:
         self.statements = statements
         self.decides = decides
+        self.open_ended = open_ended
 
 
 class _Attempt:
@@ -119,6 +130,15 @@ class _Attempt:
 
     def __init__(self) -> None:
         self.deciding = False
+
+    def about_to(self, batch: _Batch, line: Line | AsyncLine) -> None:
+        """Before a batch is sent; what would decide is not sent into a connection that is gone already."""
+        if batch.decides and not sound(line):
+            raise psycopg.OperationalError(
+                "the connection was lost before anything was changed, or taken away because this process stopped for "
+                "too long between reading and writing"
+            )
+        self.deciding = batch.decides
 
 
 class PostgresStore:
@@ -270,7 +290,7 @@ class PostgresStore:
                     wants.add(missing)
         before: list[Statement] = [("BEGIN", ())]
         for _ in range(_ROUNDS):
-            rows = yield _Batch([*before, *wants.statements(self._schema, now, lock=True)])
+            rows = yield _Batch([*before, *wants.statements(self._schema, now, lock=True)], open_ended=True)
             transaction = PostgresTables(wants, rows[len(before) :], self._facts)
             try:
                 answer = perform(transaction, op)
@@ -290,8 +310,8 @@ class PostgresStore:
         try:
             batch = next(steps)
             while True:
-                attempt.deciding = batch.decides
-                rows = line.run(batch.statements, due)
+                attempt.about_to(batch, line)
+                rows = line.run(batch.statements, due, open_ended=batch.open_ended)
                 attempt.deciding = False
                 batch = steps.send(rows)
         except StopIteration as end:
@@ -303,8 +323,8 @@ class PostgresStore:
         try:
             batch = next(steps)
             while True:
-                attempt.deciding = batch.decides
-                rows = await line.run(batch.statements, due)
+                attempt.about_to(batch, line)
+                rows = await line.run(batch.statements, due, open_ended=batch.open_ended)
                 attempt.deciding = False
                 batch = steps.send(rows)
         except StopIteration as end:

@@ -500,6 +500,38 @@ def test_what_was_only_read_when_the_connection_was_lost_is_done_again(
     assert answer.records[0].seq == 2
 
 
+def test_a_process_that_stops_in_the_middle_does_not_keep_others_waiting(
+    postgres_url: str,
+    store: PostgresStore,
+    schema: str,
+    outsider: psycopg.Connection[Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    slow = PostgresStore(postgres_url, schema=schema, deadline_s=1)
+    real = postgres.perform
+    held = "SELECT 1 FROM pg_stat_activity WHERE state = 'idle in transaction' AND query LIKE %s"
+
+    def stopped(tx: Any, op: Any) -> Any:
+        answer = real(tx, op)
+        until = time.monotonic() + 10
+        while outsider.execute(held, (f'%"{schema}"%',)).fetchone():
+            assert time.monotonic() < until, "its locks were never taken away"
+        return answer
+
+    monkeypatch.setattr(postgres, "perform", stopped)
+    at = time.monotonic()
+    with pytest.raises(
+        StoreUnavailable, match="lost before anything was changed, or taken away because this process stopped"
+    ):
+        slow.perform(Append("acme", "r1", Event("step", {"kind": "plan"})))
+    assert time.monotonic() - at < 5
+    assert isinstance(store.perform(beginning("c1")), Proceed)
+    run = store.perform(GetRun("acme", "r1"))
+    assert run is not None
+    assert run.audit_seq == 2
+    slow.close()
+
+
 def test_a_value_that_cannot_be_kept_is_refused(store: PostgresStore) -> None:
     with pytest.raises(StoreUnavailable, match="cannot be kept there. Nothing was changed"):
         store.perform(replace(beginning("c1"), tool="a\0b"))
