@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from functools import partial
 from typing import Any, TypedDict
 
@@ -115,3 +117,9 @@ def test_two_tools_of_one_name_are_an_error() -> None:
     assert tools_of([one, one]).names == ("act",)
     with pytest.raises(ToolDefinitionError, match="registered twice"):
         tools_of([one, two])
+
+
+def test_without_the_framework_the_error_says_what_to_install() -> None:
+    code = "import sys; sys.modules['langgraph'] = None; import agentguard.adapters.langgraph"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert "pip install 'agentguard[langgraph]'" in done.stderr
