@@ -61,7 +61,9 @@ class Size:
 def decisions(size: Size) -> Iterator[Row]:
     """One decision, against the bare validated call."""
     base = workload.bare()
-    least = timing.spread(timing.ratios(floor.decider(), workload.ARGUMENTS, base, workload.ARGUMENTS, pairs=size.pairs))
+    least = timing.spread(
+        timing.ratios(floor.decider(), workload.ARGUMENTS, base, workload.ARGUMENTS, pairs=size.pairs)
+    )
     shapes = [("spread", 1), ("spread", 10), ("spread", 100), ("spread", size.big), ("dense", 10), ("dense", 100)]
     for shape, rules in shapes:
         layers, names = workload.policies(rules, shape)
@@ -121,7 +123,7 @@ def calls(size: Size) -> Iterator[Row]:
     def call(arguments: dict[str, Any]) -> Any:
         return run.call("tool_0", arguments)
 
-    found = timing.spread(timing.ratios(call, workload.ARGUMENTS, base, workload.ARGUMENTS, pairs=size.pairs))
+    found = timing.spread(timing.ratios(call, workload.ARGUMENTS, base, workload.ARGUMENTS, pairs=size.pairs * 3))
     yield Row("governed call, memory", "sync", found, 20, 9, floor=least["median"])
     made.close()
 
@@ -133,7 +135,7 @@ def calls(size: Size) -> Iterator[Row]:
         async def call(arguments: dict[str, Any]) -> Any:
             return await run.acall("tool_0", arguments)
 
-        found = await timing.aratios(call, workload.ARGUMENTS, base, workload.ARGUMENTS, pairs=size.pairs)
+        found = await timing.aratios(call, workload.ARGUMENTS, base, workload.ARGUMENTS, pairs=size.pairs * 3)
         each = 10
         shares = []
         for _ in range(3):
