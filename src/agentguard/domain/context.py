@@ -13,8 +13,8 @@ class RunContext:
     """The identity under which every call of a run is decided, charged and recorded.
 
     Attributes:
-        run_id: Unique within the tenant.
-        agent: Name of the acting agent.
+        run_id: Unique within the tenant; empty when no run is meant, only the question what would be decided.
+        agent: Name of the acting agent; never empty.
         tenant: The customer or organisation unit that owns the run; part of every key.
         environment: Deployment boundary the run acts in, for example ``prod`` or ``staging``.
         user: The person on whose behalf the agent acts, if any.
@@ -26,10 +26,16 @@ class RunContext:
         scope: Tool names or globs the run is narrowed to; ``None`` means no narrowing. Each inner
             tuple is one narrowing (a child adds one to its parent's), and a tool must match them all.
         task: What the run was asked to do, in words.
+
+    Lists and sets of roles and labels become tuples, and a flat scope becomes one narrowing, so that a context
+    written by hand is compared as those of real runs are.
+
+    Raises:
+        TypeError: There is no agent, or roles, labels or scope are one text.
     """
 
-    run_id: str
-    agent: str
+    run_id: str = ""
+    agent: str = ""
     tenant: str = "default"
     environment: str = "default"
     user: str | None = None
@@ -40,6 +46,20 @@ class RunContext:
     labels: tuple[str, ...] = ()
     scope: tuple[tuple[str, ...], ...] | None = None
     task: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.agent:
+            raise TypeError("RunContext needs the name of the acting agent: RunContext(agent=...)")
+        if isinstance(self.roles, str) or isinstance(self.labels, str) or isinstance(self.scope, str):
+            raise TypeError("roles, labels and scope of a RunContext are lists of names, not one text")
+        for name in ("roles", "labels"):
+            names = getattr(self, name)
+            if isinstance(names, (list, set, frozenset)):
+                object.__setattr__(self, name, tuple(sorted(names)))
+        if self.scope is not None and any(isinstance(one, str) for one in self.scope):
+            object.__setattr__(self, "scope", (tuple(self.scope),))
+        elif isinstance(self.scope, list):
+            object.__setattr__(self, "scope", tuple(tuple(one) for one in self.scope))
 
 
 @quick

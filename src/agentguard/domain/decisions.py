@@ -49,6 +49,43 @@ class StopReason(StrEnum):
     ASYNC_TOOL = "async_tool"
     UNENFORCEABLE = "unenforceable"
 
+    # The same under the names that are stored and shown, so that neither spelling is a mistake.
+    completed = COMPLETED
+    policy_denied = POLICY_DENIED
+    unknown_tool = UNKNOWN_TOOL
+    invalid_arguments = INVALID_ARGUMENTS
+    definition_changed = DEFINITION_CHANGED
+    budget_steps = BUDGET_STEPS
+    budget_tool_calls = BUDGET_TOOL_CALLS
+    budget_tokens = BUDGET_TOKENS
+    budget_cost = BUDGET_COST
+    budget_time = BUDGET_TIME
+    budget_counter = BUDGET_COUNTER
+    rate_limited = RATE_LIMITED
+    approval_pending = APPROVAL_PENDING
+    approval_rejected = APPROVAL_REJECTED
+    approval_expired = APPROVAL_EXPIRED
+    killed = KILLED
+    circuit_open = CIRCUIT_OPEN
+    concurrency = CONCURRENCY
+    ambiguous = AMBIGUOUS
+    idempotency_conflict = IDEMPOTENCY_CONFLICT
+    tool_error = TOOL_ERROR
+    tool_timeout = TOOL_TIMEOUT
+    invalid_output = INVALID_OUTPUT
+    credentials_unavailable = CREDENTIALS_UNAVAILABLE
+    loop_detected = LOOP_DETECTED
+    no_active_run = NO_ACTIVE_RUN
+    run_ended = RUN_ENDED
+    gateway_closed = GATEWAY_CLOSED
+    store_unavailable = STORE_UNAVAILABLE
+    audit_unavailable = AUDIT_UNAVAILABLE
+    cancelled = CANCELLED
+    internal_error = INTERNAL_ERROR
+    ungoverned_result = UNGOVERNED_RESULT
+    async_tool = ASYNC_TOOL
+    unenforceable = UNENFORCEABLE
+
 
 @dataclass(frozen=True, slots=True)
 class RuleRef:

@@ -152,7 +152,9 @@ class Approvals:
         try:
             effective = tool.validate(verdict.arguments).effective
         except ArgumentsInvalid as error:
-            raise ApprovalError(f"The edited arguments do not fit {request.tool}: {error.detail}", code="AG637") from error
+            raise ApprovalError(
+                f"The edited arguments do not fit {request.tool}: {error.detail}", code="AG637"
+            ) from error
         return replace(verdict, arguments=effective)
 
     def reject(
@@ -169,7 +171,9 @@ class Approvals:
         self, id: str, *, by: ApproverIdentity, reason: str | None = None, tenant: str | None = None
     ) -> ApprovalRequest:
         """The same for async code."""
-        return self._told(await self._gateway._aperform(Vote(id, Verdict("reject", _identity(by), reason=reason), tenant)))
+        return self._told(
+            await self._gateway._aperform(Vote(id, Verdict("reject", _identity(by), reason=reason), tenant))
+        )
 
     def escalate(
         self, id: str, *, to: str | tuple[str, ...], by: ApproverIdentity, tenant: str | None = None
@@ -203,7 +207,9 @@ class Approvals:
         self, id: str, *, by: ApproverIdentity, reason: str | None = None, tenant: str | None = None
     ) -> ApprovalRequest:
         """The same for async code."""
-        return self._told(await self._gateway._aperform(Vote(id, Verdict("terminate", _identity(by), reason=reason), tenant)))
+        return self._told(
+            await self._gateway._aperform(Vote(id, Verdict("terminate", _identity(by), reason=reason), tenant))
+        )
 
 
 def _filter(kind: type[Any], given: Mapping[str, Any]) -> Any:
@@ -325,7 +331,9 @@ def _need_call(run_id: str, call_id: str, calls: tuple[CallRecord, ...]) -> Call
 
 def _resolving(call: CallRecord, status: Any, value: Any, by: str, reason: str) -> ResolveCall:
     if status not in ("succeeded", "failed", "refused"):
-        raise ConfigurationError(f"AG136 status must be succeeded, failed or refused, not {status!r:.40}.", code="AG136")
+        raise ConfigurationError(
+            f"AG136 status must be succeeded, failed or refused, not {status!r:.40}.", code="AG136"
+        )
     if value is not None and status != "succeeded":
         raise ConfigurationError(f"AG136 a call that has {status} has no value.", code="AG136")
     _reasoned(by, reason)
@@ -511,15 +519,15 @@ class Budgets:
             return (yield from ReadBudgets(record.meters))
         context = RunContext(
             run_id="",
-            agent=who.get("agent", ""),
+            agent=who.get("agent") or "-",
             tenant=tenant or "default",
             user=who.get("user"),
             session=who.get("session"),
             team=who.get("team"),
         )
-        # Nobody has the empty name: without an agent, its budgets are not asked for.
+        # Without an agent, the budgets of agents are not asked for.
         _, *meters = meters_for(context, None, self._gateway.shared_budgets)
-        return (yield from ReadBudgets(tuple(m for m in meters if m.scope != "agent" or context.agent)))
+        return (yield from ReadBudgets(tuple(m for m in meters if m.scope != "agent" or who.get("agent"))))
 
 
 class Audit:
