@@ -93,6 +93,17 @@ _ENDINGS: Final[Mapping[str, EventKind]] = {
 _SHORT_LEASE_NS: Final = 60 * NANO
 _PAGE: Final = 1000
 _ANSWERS: Final = frozenset(("call.outcome", "call.refused", "call.replayed", "call.resolved"))
+_USED_UP: Final = frozenset(
+    (
+        StopReason.BUDGET_STEPS,
+        StopReason.BUDGET_TOOL_CALLS,
+        StopReason.BUDGET_TOKENS,
+        StopReason.BUDGET_COST,
+        StopReason.BUDGET_TIME,
+        StopReason.BUDGET_COUNTER,
+        StopReason.LOOP_DETECTED,
+    )
+)
 
 
 class Run:
@@ -117,6 +128,7 @@ class Run:
         self._nonce = gateway._draw()[:8]
         self._warnings: list[str] = []
         self._ended: RunRecord | None = None
+        self._spent: StopReason | None = None
         self._llm_ids = itertools.count(1)
         context = record.context
         prefix = call_key(context.tenant, context.run_id, "")
@@ -281,6 +293,8 @@ class Run:
         if error is None:
             if record.status == "waiting":
                 return None
+            if self._spent is not None:
+                return "stopped", self._spent, {"note": "The run was left after a budget had refused to go on."}
             if record.contract.output_spec is not None:
                 return "failed", StopReason.INVALID_OUTPUT, {"error": "No result was delivered."}
             return "completed", StopReason.COMPLETED, {}
@@ -416,12 +430,17 @@ class Run:
 
     def _value(self, outcome: Outcome) -> Any:
         if type(outcome) is Completed and not outcome.warnings:
+            self._spent = None
             return outcome.value
         return value_of(self._note(outcome))
 
     def _note(self, outcome: Outcome) -> Outcome:
-        if isinstance(outcome, Completed) and outcome.warnings:
-            self._warn(outcome.warnings)
+        if isinstance(outcome, Completed):
+            self._spent = None
+            if outcome.warnings:
+                self._warn(outcome.warnings)
+        elif isinstance(outcome, Refused) and outcome.reason in _USED_UP:
+            self._spent = outcome.reason
         return outcome
 
     def _warn(self, warnings: Sequence[str]) -> None:
@@ -586,6 +605,7 @@ class Run:
         )
 
     def _held(self, answer: Reserved) -> None:
+        self._spent = answer.reason if answer.reason in _USED_UP else None
         if answer.reason is not None:
             message = "A budget is used up. No further model call is made."
             raise refusal(Refused(answer.reason, None, message, False, answer.detail, "", "AG620"))

@@ -13,6 +13,7 @@ from agentguard import Budget, Policy, StopReason, ToolGateway, tool
 from agentguard.domain.operations import EndRun, Finish, GetRun
 from agentguard.errors import (
     ApprovalPending,
+    BudgetExceeded,
     ConfigurationError,
     OutputContractError,
     PolicyDenied,
@@ -45,6 +46,44 @@ def test_a_run_left_without_a_word_is_completed(scene: Scene) -> None:
     run = scene.gateway().run(agent="bot")
     with scene.hand.inside(run):
         pass
+    assert _status(scene, run) == ("completed", StopReason.COMPLETED)
+
+
+@pytest.mark.parametrize("spec", [None, ANSWER])
+def test_a_run_left_after_a_budget_refused_to_go_on_says_so(scene: Scene, spec: Any) -> None:
+    run = scene.gateway().run(agent="bot", environment="prod", budget=Budget(max_tool_calls=1), output_spec=spec)
+    with scene.hand.inside(run):
+        assert type(scene.hand.do(run, "attempt", "pay", {"amount": 5})).__name__ == "Completed"
+        with pytest.raises(BudgetExceeded):
+            scene.hand.do(run, "call", "pay", {"amount": 6})
+    assert _status(scene, run) == ("stopped", StopReason.BUDGET_TOOL_CALLS)
+
+
+def test_a_run_left_after_a_model_call_was_refused_says_so(scene: Scene) -> None:
+    run = scene.gateway().run(agent="bot", environment="prod", budget=Budget(max_tokens=10))
+    with scene.hand.inside(run), pytest.raises(BudgetExceeded):
+        scene.hand.do(run, "reserve_llm", model="m", input_tokens=9, max_output_tokens=9)
+    assert _status(scene, run) == ("stopped", StopReason.BUDGET_TOKENS)
+
+
+@pytest.mark.parametrize("how", ["attempt", "call"])
+def test_an_agent_that_found_another_way_has_completed(scene: Scene, how: str) -> None:
+    tools = [scene.tool("pay"), scene.tool("ask")]
+    gateway = scene.gateway(Policy(allow={"pay", "ask"}), tools=tools)
+    run = gateway.run(agent="bot", environment="prod", budget=Budget(per_tool={"pay": 1}))
+    with scene.hand.inside(run):
+        scene.hand.do(run, "attempt", "pay", {"amount": 5})
+        assert scene.hand.do(run, "attempt", "pay", {"amount": 6}).reason == "budget_tool_calls"
+        scene.hand.do(run, how, "ask", {"amount": 5})
+    assert _status(scene, run) == ("completed", StopReason.COMPLETED)
+
+
+def test_a_result_counts_whatever_was_refused_before(scene: Scene) -> None:
+    run = scene.gateway().run(agent="bot", environment="prod", budget=Budget(max_tool_calls=1))
+    with scene.hand.inside(run):
+        scene.hand.do(run, "attempt", "pay", {"amount": 5})
+        scene.hand.do(run, "attempt", "pay", {"amount": 6})
+        scene.hand.do(run, "complete", {"answer": "as far as I got"})
     assert _status(scene, run) == ("completed", StopReason.COMPLETED)
 
 
