@@ -40,6 +40,16 @@ def test_the_tail_of_all_runs_is_in_the_order_of_time(cli: Cli, place: Place) ->
     assert {entry["run"] for entry in everything} == {"run_a", "run_b"}
 
 
+def test_money_in_the_trail_is_shown_in_dollars(cli: Cli, place: Place) -> None:
+    out = cli("audit", "tail", "--lines", "1000").out
+    assert "cost_usd 0.0012 USD" in out
+    assert "1200000" not in out
+    charged = [
+        one for one in cli("audit", "tail", "--lines", "1000", "--format", "json").json if one["kind"] == "llm.charged"
+    ]
+    assert [one["facts"]["cost_usd"] for one in charged] == ["1200000"]  # as it was recorded and hashed
+
+
 def test_the_tail_of_one_run_has_no_column_for_it(cli: Cli, place: Place) -> None:
     done = cli("audit", "tail", "--run", "run_a", "-n", "1")
     head, row = done.out.splitlines()

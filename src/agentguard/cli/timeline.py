@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from agentguard.audit.records import parse
-from agentguard.cli.printing import compact, iso, table
+from agentguard.cli.printing import amount, compact, iso, table
 from agentguard.domain.events import AuditRecord
+from agentguard.domain.usage import COST
 from agentguard.errors import AuditError
 
 _LONGEST: Final = 160
@@ -68,7 +69,8 @@ class Entry:
         if isinstance(body, str):
             return body
         names = ("approval", "by", "scope", "tokens", "cost_usd", "counter", "amount", "dimension", "label", "reason")
-        return ", ".join(f"{n} {self.facts[n]}" for n in names if self.facts.get(n) is not None)
+        told = ((name, self.facts[name]) for name in names if self.facts.get(name) is not None)
+        return ", ".join(f"{name} {_money(value) if name == COST else value}" for name, value in told)
 
     def as_object(self) -> dict[str, Any]:
         """The entry for programs."""
@@ -94,6 +96,12 @@ def entries(records: Iterable[AuditRecord]) -> Iterator[Entry]:
         yield Entry(
             line["seq"], int(line["at"]), line["kind"], line["run"], line["tenant"], line["facts"], _body(record.body)
         )
+
+
+def _money(recorded: object) -> object:
+    """Dollars of an amount, which is recorded in nano-dollars; whatever is no amount is shown as it stands."""
+    digits = str(recorded)
+    return f"{amount(COST, int(digits))} USD" if digits.isascii() and digits.isdigit() else recorded
 
 
 def _body(body: bytes | None) -> Any:
