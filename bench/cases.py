@@ -80,7 +80,9 @@ def decisions(size: Size) -> Iterator[Row]:
             if verdict != case:
                 raise AssertionError(f"{rules} {shape} rules decide {verdict}, not {case}")
 
-            def decide(arguments: dict[str, Any], book: Any = book, name: str = name, now: int = now) -> Any:
+            def decide(
+                arguments: dict[str, Any], book: Any = book, name: str = name, now: int = now, context: Any = context
+            ) -> Any:
                 return book.decide(name, arguments, context, (), now)
 
             found = timing.spread(timing.ratios(decide, given, base, workload.ARGUMENTS, pairs=size.pairs))
