@@ -113,6 +113,7 @@ def framework(session: nox.Session, name: str, age: str) -> None:
 [tool.coverage.run]
 branch = true
 patch = ["subprocess"]
+data_file = "{config.parent}/.coverage"
 include = ["*/agentguard/adapters/*{name}*.py", "*/adapters/_continuing.py", "*/adapters/_reaching.py"]
 """
     )
