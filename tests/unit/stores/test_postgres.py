@@ -19,6 +19,7 @@ import pytest
 
 from agentguard.audit.verifying import verify_chain
 from agentguard.domain.context import Contract, RunContext
+from agentguard.domain.decisions import StopReason
 from agentguard.domain.events import Event
 from agentguard.domain.operations import (
     Append,
@@ -34,6 +35,7 @@ from agentguard.domain.operations import (
     ReadAudit,
     ReadBudgets,
     Turned,
+    Waiting,
 )
 from agentguard.domain.runs import RunFilter, RunRecord
 from agentguard.domain.usage import NANO, Meter
@@ -41,6 +43,7 @@ from agentguard.errors import ConfigurationError, StoreUnavailable
 from agentguard.stores import _postgres_schema, open_store, postgres
 from agentguard.stores._postgres_fast import Beginning, Meters
 from agentguard.stores.postgres import PostgresStore
+from agentguard.testing.conformance.scene import Scene, blocking
 from tests.servers import postgres_schema, postgres_url
 
 __all__ = ["postgres_schema", "postgres_url"]
@@ -196,6 +199,25 @@ def test_a_record_that_the_server_sealed_otherwise_is_an_error(schema: str) -> N
     assert fast is not None
     with pytest.raises(StoreUnavailable, match="sealed an audit record otherwise"):
         fast.answer([(1, 2, "0" * 64, "1" * 64, None)])
+
+
+def test_time_spent_waiting_for_people_is_free_in_one_trip_too(postgres_url: str, schema: str) -> None:
+    with Scene(lambda clock: PostgresStore(postgres_url, schema=schema, clock=clock), blocking) as scene:
+        began = scene.clock.now_ns()
+        scene.open(working_seconds=100)
+        demand = scene.demand()
+        asked = scene.begin("c1", approval=demand)
+        assert isinstance(asked, Waiting)
+        scene.clock.advance(50)
+        scene.do(scene.vote(asked.request.id))
+        scene.start("c1", approval=demand)
+        assert scene.start("c2").deadline_ns == began + 150 * NANO
+        scene.clock.advance(99)
+        scene.start("c3")
+        scene.clock.advance(1)
+        late = scene.begin("c4")
+        assert isinstance(late, Turned)
+        assert late.reason is StopReason.BUDGET_TIME
 
 
 def test_use_of_another_amount_settles_in_one_trip_too(store: PostgresStore) -> None:
