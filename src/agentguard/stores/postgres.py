@@ -79,9 +79,13 @@ _ROUNDS: Final = 8
 _AGAIN: Final = frozenset({"40001", "40P01", "23505"})
 """The server has undone everything: a deadlock, a moved row, or two that inserted the same key."""
 
+_UNDONE: Final = frozenset({"22", "23", "25", "3D", "3F", "40", "42", "55"})
+"""Classes of errors that come before a change is committed. Others (given up for time, disk full) may come after it,
+when only the disk was being waited for."""
+
 _ADVICE: Final = {
     "55P03": "Others held a lock for too long. Nothing was changed.",
-    "57014": "It took too long and was given up. Nothing was changed.",
+    "57014": "It took too long and was given up.",
     "25006": "This server is a read-only standby; use the address of the primary.",
     "28P01": "User or password are wrong.",
     "28000": "The server does not let this user in.",
@@ -93,8 +97,8 @@ _ADVICE: Final = {
 }
 
 _TUNE: Final = (
-    "SELECT set_config('lock_timeout', $1, false), set_config('statement_timeout', $1, false), "
-    "set_config('idle_in_transaction_session_timeout', $2, false), set_config('search_path', 'pg_catalog', false), "
+    "SELECT set_config('statement_timeout', $1, false), set_config('lock_timeout', $2, false), "
+    "set_config('idle_in_transaction_session_timeout', $3, false), set_config('search_path', 'pg_catalog', false), "
     "set_config('default_transaction_isolation', 'read committed', false), "
     "set_config('synchronous_commit', CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on' "
     "ELSE current_setting('synchronous_commit') END, false)"
@@ -335,10 +339,10 @@ class PostgresStore:
         if not isinstance(error, (psycopg.Error, Late, Crowded)):
             raise error
         state = getattr(error, "sqlstate", None)
-        undone = state is not None and not state.startswith(("57P", "08"))
+        undone = isinstance(error, psycopg.DataError) or (state is not None and state[:2] in _UNDONE)
         # Finishing is idempotent by its fence, reading changes nothing; of everything else the fate must be known.
         harmless = undone or not attempt.deciding or isinstance(op, Finish) or type(op) in _READS
-        broken = not undone and not isinstance(error, (Late, Crowded))
+        broken = not isinstance(error, (Late, Crowded)) and (state is None or state.startswith(("08", "57P")))
         if tries < _TRIES and time.monotonic() < due and (state in _AGAIN or (broken and harmless and tries < 3)):
             return
         raise self._explained(error, maybe=attempt.deciding and not undone) from error
@@ -418,7 +422,8 @@ class PostgresStore:
     def _tuning(self) -> Statement:
         whole = max(round(self._deadline_s * 1000), 1)
         # A process that stops in the middle of an operation must not keep others waiting for as long as they may wait.
-        return _TUNE, (str(whole), str(max(min(whole // 2, 2000), 1)))
+        # Locks are given up a little before the statement: then it is certain that nothing was changed.
+        return _TUNE, (str(whole), str(max(whole * 9 // 10, 1)), str(max(min(whole // 2, 2000), 1)))
 
     def _open(self) -> None:
         due = time.monotonic() + self._deadline_s

@@ -374,7 +374,7 @@ def test_a_connection_that_cannot_be_set_up_is_not_used(
 ) -> None:
     store = PostgresStore(postgres_url, schema=schema)
     store._lines.forked()
-    monkeypatch.setattr(postgres, "_TUNE", "SELECT nonsense($1, $2)")
+    monkeypatch.setattr(postgres, "_TUNE", "SELECT nonsense($1, $2, $3)")
     with pytest.raises(StoreUnavailable, match="nonsense"):
         store.perform(Describe())
     with pytest.raises(StoreUnavailable, match="nonsense"):
@@ -555,9 +555,9 @@ def test_a_process_that_stops_in_the_middle_does_not_keep_others_waiting(
 
 
 def test_a_value_that_cannot_be_kept_is_refused(store: PostgresStore) -> None:
-    with pytest.raises(StoreUnavailable, match="cannot be kept there. Nothing was changed"):
+    with pytest.raises(StoreUnavailable, match="cannot be kept there. Nothing was changed.$"):
         store.perform(replace(beginning("c1"), tool="a\0b"))
-    with pytest.raises(StoreUnavailable, match="cannot be kept there. Nothing was changed"):
+    with pytest.raises(StoreUnavailable, match="cannot be kept there. Nothing was changed.$"):
         store.perform(replace(beginning("c1"), lease_ns=2**63))
     assert isinstance(store.perform(beginning("c1")), Proceed)
 
