@@ -101,6 +101,11 @@ FRAMEWORKS = {
         "newest": ("langchain", "langgraph", "langgraph-checkpoint-sqlite"),
         "oldest": ("langchain==1.0.0", "langgraph==1.0.2", "langgraph-prebuilt==1.0.2", "langgraph-checkpoint-sqlite"),
     },
+    "mcp": {
+        "newest": ("mcp>=2", "mcp-server-time", "typer", "rich"),
+        "second": ("mcp==1.*", "mcp-server-time", "typer", "rich"),
+        "oldest": ("mcp==1.24.0", "mcp-server-time", "typer", "rich"),
+    },
 }
 """Agent frameworks whose adapters have a session of their own, and what it installs."""
 
@@ -137,6 +142,17 @@ def pydantic_ai(session: nox.Session, age: str) -> None:
 def langgraph(session: nox.Session, age: str) -> None:
     """The adapter of LangChain and LangGraph, likewise."""
     framework(session, "langgraph", age)
+
+
+@nox.session(default=False)
+@nox.parametrize("age", ["newest", "second", "oldest"])
+def mcp(session: nox.Session, age: str) -> None:
+    """The adapter of the Model Context Protocol: both major versions of its package, and the oldest one.
+
+    With ``AGENTGUARD_NPM`` naming a folder where ``@modelcontextprotocol/server-everything`` and ``server-filesystem``
+    are installed, the proxy is compared with those servers, too.
+    """
+    framework(session, "mcp", age)
 
 
 @nox.session(default=False)

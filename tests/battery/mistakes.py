@@ -58,12 +58,16 @@ _file("misspelt tool in an allow rule", "AG201", of({"allow": "pya"}))
 _file("misspelt tool in a deny rule", "AG201", of({"allow": "pay"}) + "  - deny: pya\n")
 _file("misspelt tool in an approval rule", "AG201", of({"allow": "pay"}) + "  - require_approval: pya\n")
 _file("glob that matches no tool in a deny rule", "AG202", of({"allow": "pay"}) + '  - deny: "email.*"\n')
-_file("misspelt tool in the short form", "AG201", "version: 1\napprovals: {required_for: [pya]}\nrules: [{allow: pay}]\n")
+_file(
+    "misspelt tool in the short form", "AG201", "version: 1\napprovals: {required_for: [pya]}\nrules: [{allow: pay}]\n"
+)
 _file("misspelt verb", "AG110", of({"alow": "pay"}))
 _file("misspelt key of a rule", "AG110", of({"allow": "pay", "wen": "{environment: prod}"}))
 _file("misspelt condition", "AG110", of({"allow": "pay", "when": "{enviroment: prod}"}))
 _file("misspelt argument", "AG203", of({"allow": "pay", "when": "{args: {amuont: {maximum: 100}}}"}))
-_file("misspelt argument in a deny rule", "AG203", of({"allow": "pay"}) + "  - deny: pay\n    when: {args: {amuont: 5}}\n")
+_file(
+    "misspelt argument in a deny rule", "AG203", of({"allow": "pay"}) + "  - deny: pay\n    when: {args: {amuont: 5}}\n"
+)
 _file("misspelt operator", "AG110", of({"allow": "pay", "when": "{args: {amount: {maximun: 100}}}"}))
 _file("misspelt risk tier", "AG115", of({"deny": "{risk: hihg}"}))
 _file("misspelt selector", "AG110", of({"deny": "{risc: high}"}))
@@ -75,16 +79,22 @@ _file("default allow", "AG115", "version: 1\ndefault: allow\nrules: [{allow: pay
 _file("misspelt mode", "AG115", "version: 1\nmode: observ\nrules: [{allow: pay}]\n")
 _file("mode: on", "AG115", "version: 1\nmode: on\nrules: [{allow: pay}]\n")
 _file("enabled: no", "AG110", "version: 1\nenabled: no\nrules: [{allow: pay}]\n")
-_file("misspelt weekday", "AG115", of({"allow": "pay", "when": '{time: {days: [mo]}}'}))
+_file("misspelt weekday", "AG115", of({"allow": "pay", "when": "{time: {days: [mo]}}"}))
 
 # --- values of the wrong kind ----------------------------------------------------------------------
 
-_file("operator that does not fit the type", "AG204", of({"allow": "pay", "when": '{args: {amount: {pattern: "^5$"}}}'}))
+_file(
+    "operator that does not fit the type", "AG204", of({"allow": "pay", "when": '{args: {amount: {pattern: "^5$"}}}'})
+)
 _file("text where a number is compared", "AG117", of({"allow": "pay", "when": '{args: {amount: {maximum: "100"}}}'}))
 _file("conditions in a list", "AG111", of({"allow": "pay", "when": "[{environment: prod}]"}))
 _file("nothing to allow", "AG120", of({"allow": '""'}))
 _file("rules in a mapping", "AG111", "version: 1\nrules: {allow: pay}\n")
-_file("a pattern that takes exponential time", "AG116", of({"allow": "pay", "when": '{args: {to: {pattern: "(a)\\\\1"}}}'}))
+_file(
+    "a pattern that takes exponential time",
+    "AG116",
+    of({"allow": "pay", "when": '{args: {to: {pattern: "(a)\\\\1"}}}'}),
+)
 _file("quorum of nobody", "AG111", of({"require_approval": "pay", "approval": "{quorum: 0}"}))
 _file("separate: no", "AG111", of({"require_approval": "pay", "approval": "{separate: no}"}))
 _file("duration like a clock", "AG113", of({"require_approval": "pay", "approval": "{expires: 10:00}"}))
@@ -367,7 +377,7 @@ def _user(scene: Scene) -> Any:
 
 @_refused("hour outside the time that a rule permits", "policy_denied")
 def _hour(scene: Scene) -> Any:
-    text = of({"allow": "pay", "when": '{time: {between: [13:00, 18:00], zone: UTC}}'})
+    text = of({"allow": "pay", "when": "{time: {between: [13:00, 18:00], zone: UTC}}"})
     return scene.attempt(scene.gateway(Policy.from_string(text)))
 
 
@@ -417,7 +427,9 @@ def _child_label(scene: Scene) -> Any:
 @_refused("labels that another handle of the run has gained meanwhile", "policy_denied")
 def _gained(scene: Scene) -> Any:
     reading = scene.tool("read", output_labels=["secret"], effect="read")
-    text = of({"allow": '["pay", "read"]'}) + "  - id: secret\n    deny: pay\n    when: {run: {labels: {any: [secret]}}}\n"
+    text = (
+        of({"allow": '["pay", "read"]'}) + "  - id: secret\n    deny: pay\n    when: {run: {labels: {any: [secret]}}}\n"
+    )
     gateway = scene.gateway(Policy.from_string(text), tools=[scene.pay, reading])
     run = scene.run(gateway)
     other = scene.hand.do(gateway, "resume", run.run_id)
@@ -791,7 +803,9 @@ _approval("approver without the role", "ApprovalError", lambda s, g, _r, i: _vot
 _approval("one vote of two", "suspended", lambda s, g, _r, i: _vote(s, g, "approve", i), "{quorum: 2}")
 _approval("scope that is none", "ApprovalError", lambda s, g, _r, i: _vote(s, g, "approve", i, scope="forever"))
 _approval("rejected", "approval_rejected", lambda s, g, _r, i: _vote(s, g, "reject", i, reason="no"))
-_approval("edit that is invalid", "ApprovalError", lambda s, g, _r, i: _vote(s, g, "approve", i, arguments={"amount": "all"}))
+_approval(
+    "edit that is invalid", "ApprovalError", lambda s, g, _r, i: _vote(s, g, "approve", i, arguments={"amount": "all"})
+)
 _approval(
     "edit that is not permitted",
     "ApprovalError",

@@ -64,7 +64,15 @@ def test_the_example_of_the_standard() -> None:
 
 def test_keys_are_sorted_by_their_utf_16_code_units() -> None:
     keys = ["\u20ac", "\r", "\ufb33", "1", "\U0001f600", "\u0080", "\u00f6"]
-    assert list(json.loads(dumps(dict.fromkeys(keys)))) == ["\r", "1", "\u0080", "\u00f6", "\u20ac", "\U0001f600", "\ufb33"]
+    assert list(json.loads(dumps(dict.fromkeys(keys)))) == [
+        "\r",
+        "1",
+        "\u0080",
+        "\u00f6",
+        "\u20ac",
+        "\U0001f600",
+        "\ufb33",
+    ]
 
 
 json_values = st.recursive(
@@ -110,7 +118,10 @@ def test_a_number_keeps_its_value(value: float) -> None:
 
 
 def test_equal_looking_values_differ_when_tagged() -> None:
-    assert len({tagged(v) for v in (1, 1.0, True, "1", None, [1], {"1": 1}, "i1", "true", 0, 0.0, False, "", [], {})}) == 15
+    assert (
+        len({tagged(v) for v in (1, 1.0, True, "1", None, [1], {"1": 1}, "i1", "true", 0, 0.0, False, "", [], {})})
+        == 15
+    )
     assert tagged(0.0) == tagged(-0.0)
 
 
@@ -139,7 +150,20 @@ def test_subclasses_are_their_plain_values() -> None:
 
 @pytest.mark.parametrize(
     "value",
-    [math.nan, math.inf, -math.inf, "\ud800", {"\ud800": 1}, {1: 2}, {None: 1}, {1, 2}, b"x", object(), Metre("nan"), [object()]],
+    [
+        math.nan,
+        math.inf,
+        -math.inf,
+        "\ud800",
+        {"\ud800": 1},
+        {1: 2},
+        {None: 1},
+        {1, 2},
+        b"x",
+        object(),
+        Metre("nan"),
+        [object()],
+    ],
     ids=repr,
 )
 def test_what_has_no_canonical_form_is_refused(value: Any) -> None:

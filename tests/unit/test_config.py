@@ -176,9 +176,14 @@ def test_what_code_says_replaces_what_the_file_says(tmp_path: Path) -> None:
 
 
 def test_settings_of_a_file_take_effect(tmp_path: Path) -> None:
-    text = "loops: {max_repeats: 1}\nsinks: [{jsonl: audit.jsonl}]\ncredentials: {env: A_}\ntools: {pay: {risk: high}}\n"
+    text = (
+        "loops: {max_repeats: 1}\nsinks: [{jsonl: audit.jsonl}]\ncredentials: {env: A_}\ntools: {pay: {risk: high}}\n"
+    )
     with _gateway(tmp_path, text) as gateway, gateway.run(agent="bot") as run:
-        assert [run.attempt("pay", {"amount": 1}, call_id=c).__class__.__name__ for c in "ab"] == ["Completed", "Refused"]
+        assert [run.attempt("pay", {"amount": 1}, call_id=c).__class__.__name__ for c in "ab"] == [
+            "Completed",
+            "Refused",
+        ]
         found = gateway.registry.get("pay")
         assert found is not None
         assert found.spec.risk == "high"
@@ -189,7 +194,9 @@ def test_a_gateway_from_a_text_with_layers_and_bodies() -> None:
     text = BASE.replace("[{allow: pay}]", "[{allow: [pay, remote]}]")
     text += "tools: {remote: {description: Far away, input_schema: {type: object}, effect: read}}\n"
     with (
-        ToolGateway.from_string(text, [pay], bodies={"remote": lambda: "done"}, layers=[Policy(allow={"remote"})]) as gateway,
+        ToolGateway.from_string(
+            text, [pay], bodies={"remote": lambda: "done"}, layers=[Policy(allow={"remote"})]
+        ) as gateway,
         gateway.run(agent="bot") as run,
     ):
         assert run.call("remote") == "done"

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import Any, Final
 
 from agentguard._version import __version__
@@ -68,7 +68,7 @@ async def _pump(reader: asyncio.StreamReader, take: Callable[[bytes], Awaitable[
 
 
 @contextlib.asynccontextmanager
-async def _server(command: Sequence[str]) -> AsyncIterator[asyncio.subprocess.Process]:
+async def _server(command: Sequence[str]) -> AsyncGenerator[asyncio.subprocess.Process]:
     pipe = asyncio.subprocess.PIPE
     child = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, limit=MAX_LINE)
     try:

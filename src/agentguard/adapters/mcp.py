@@ -333,7 +333,8 @@ class Proxy:
 
     async def _door(self, tools: list[Any]) -> Door:
         registry = self._registry(tools)
-        gateway = ToolGateway.from_yaml(self.config, registry, **({"lock": self.lock} if self.lock else {}))
+        pinned: dict[str, Any] = {"lock": self.lock} if self.lock else {}
+        gateway = ToolGateway.from_yaml(self.config, registry, **pinned)
         try:
             door = Door(await self._run(gateway), Watch(gateway.registry, self.prefix))
             await door.run.aopen()

@@ -126,13 +126,17 @@ class Budget:
         if self.max_repeats is not None and self.scope != "run":
             raise ConfigurationError("AG403 max_repeats counts in one run; use it with scope: run.", code="AG403")
         if self.scope == "run" and self.per is not None:
-            raise ConfigurationError("AG404 a run has no calendar window; remove per or use another scope.", code="AG404")
+            raise ConfigurationError(
+                "AG404 a run has no calendar window; remove per or use another scope.", code="AG404"
+            )
         if not self.limits and self.max_seconds is None and self.max_working_seconds is None and not self.max_repeats:
-            raise ConfigurationError("AG401 this budget limits nothing; give it at least one max_... limit.", code="AG401")
+            raise ConfigurationError(
+                "AG401 this budget limits nothing; give it at least one max_... limit.", code="AG401"
+            )
 
     def _cost(self) -> int:
         if isinstance(self.max_cost_usd, (bool, float)):
-            raise _wrong("max_cost_usd", self.max_cost_usd, "a quoted decimal such as \"0.50\" (floats are not exact)")
+            raise _wrong("max_cost_usd", self.max_cost_usd, 'a quoted decimal such as "0.50" (floats are not exact)')
         try:
             amount = nano_usd(self.max_cost_usd)
         except (ValueError, TypeError) as error:

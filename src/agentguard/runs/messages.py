@@ -66,7 +66,7 @@ class SignedMessage:
             raise MessageError(f"This is no message: it must have exactly the fields {', '.join(_FIELDS)}.")
         for name in _FIELDS:
             wanted = int if name == "sent_at" else object if name == "body" else str
-            if not isinstance(value[name], wanted) or isinstance(value[name], bool) and name == "sent_at":
+            if not isinstance(value[name], wanted) or (isinstance(value[name], bool) and name == "sent_at"):
                 raise MessageError(f"This is no message: {name} has the wrong type.")
         return cls(**value)
 

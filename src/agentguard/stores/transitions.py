@@ -696,7 +696,9 @@ def _approval(
     return Waiting(opened, _known(records), created=True)
 
 
-def _expire(tx: Transaction, run: RunRow, request: ApprovalRequest, records: list[AuditRecord | None]) -> ApprovalRequest:
+def _expire(
+    tx: Transaction, run: RunRow, request: ApprovalRequest, records: list[AuditRecord | None]
+) -> ApprovalRequest:
     current = routing.as_of(request, tx.now)
     if current.status == "expired" and request.status != "expired":
         tx.put_approval(current)
@@ -728,7 +730,9 @@ def _turned_by(
     return Turned(reason, detail, approval=request, records=_known(records))
 
 
-def _consume(tx: Transaction, run: RunRow, op: Begin, request: ApprovalRequest, records: list[AuditRecord | None]) -> str:
+def _consume(
+    tx: Transaction, run: RunRow, op: Begin, request: ApprovalRequest, records: list[AuditRecord | None]
+) -> str:
     tx.put_approval(replace(request, status="consumed"))
     records.append(_note(tx, run, "approval.consumed", approval=request.id, call=op.call_id, digest=request.digest))
     return request.id
@@ -977,9 +981,7 @@ def open_run(tx: Transaction, op: OpenRun) -> RunOpened:
             worked = tx.now - parent.opened.started_at - _paused(tx, parent)
             working = _sooner(working, max(limit - worked, 0))
     labels = tuple(sorted({*context.labels, *(parent.labels if parent else ())}))
-    record: RunRecord = replace(
-        asked, started_at=tx.now, deadline_ns=deadline, working_limit_ns=working, labels=labels
-    )
+    record: RunRecord = replace(asked, started_at=tx.now, deadline_ns=deadline, working_limit_ns=working, labels=labels)
     lineage = (context.run_id, *(parent.lineage if parent else ()))
     run = RunRow(record, lineage, "running", labels)
     records = [_sealed(tx, run, op.event)]

@@ -452,7 +452,8 @@ class HintResult:
         """
         if type(value) is self._exact:
             try:
-                return _output(Output, (value, to_json(value)))
+                output: Output = _output(Output, (value, to_json(value)))
+                return output
             except Exception as error:  # a lone surrogate
                 raise _unwritable(value, error) from error
         if self._adapter is None:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
-from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, overload
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, cast, overload
 
 from agentguard.domain.calls import Refused
 from agentguard.domain.decisions import StopReason
@@ -330,9 +330,12 @@ def define(function: Callable[..., Any], settings: Mapping[str, Any], *, name: s
     first = next(iter(_parameters(function)), None)
     method = first in ("self", "cls") and not inspect.ismethod(function)
     signature = read_signature(function, where, method=method, open_keywords=input_schema is not None)
-    given: Input = (
-        SignatureInput(signature, where) if input_schema is None else GivenInput(input_schema, signature, where)
-    )
+    given: Input
+    if input_schema is None:
+        # Its `validate` is a slot that holds a function, which pyright takes for a method.
+        given = cast("Input", SignatureInput(signature, where))
+    else:
+        given = GivenInput(input_schema, signature, where)
     output: Result = (
         HintResult(signature.returns, where) if output_schema is None else GivenResult(output_schema, where)
     )

@@ -10,6 +10,7 @@ import pytest
 
 from agentguard import CallRefused, ConfigurationError, Policy, ToolGateway, tool
 from agentguard.adapters.mcp import govern_session, tools_of
+from agentguard.stores.memory import MemoryStore
 from tests.adapters.mcp.far import BO, Far, failed, reason, text
 
 pytestmark = pytest.mark.anyio
@@ -182,3 +183,26 @@ async def test_a_client_of_the_second_version_is_governed_with_its_session(tmp_p
                 assert reason(await client.session.call_tool("wipe", {})) == "policy_denied"
                 assert [tool.name for tool in (await client.list_tools()).tools] == ["echo"]
     assert ran == ["auto", "legacy"]
+
+
+class Counting(MemoryStore):
+    """Counts what it is asked for."""
+
+    asked: int = 0
+
+    def perform(self, operation: Any) -> Any:
+        self.asked += 1
+        return super().perform(operation)
+
+
+async def test_a_call_costs_one_pair_of_store_operations(far: Far) -> None:
+    store = Counting()
+    async with far.direct() as session:
+        gateway = ToolGateway(await tools_of(session), ALLOWED, store=store)
+        async with gateway.run(agent="desk") as run:
+            govern_session(session, run)
+            await session.call_tool("read_file", {"path": "a"})
+            before = store.asked
+            for number in range(5):
+                await session.call_tool("read_file", {"path": str(number)})
+            assert store.asked - before <= 10

@@ -22,9 +22,34 @@ WHO = RunContext("r1", "research-a", "acme", user="u", session="s", team="t")
         ({}, "AG401"),
         ({"warn_at": 0.5}, "AG401"),
         ({"per_tool": {}}, "AG401"),
-        *(({name: value}, "AG402") for name in ("max_steps", "max_tokens", "max_repeats") for value in (0, -1, True, 1.0, "5", 2**63)),
-        *(({"max_cost_usd": value}, "AG402") for value in (0, "0", -1, 0.5, True, "NaN", "Infinity", "-1", "1e-10", "x", [1], Decimal("NaN"), Decimal("-1"), "99999999999")),
-        *(({"max_seconds": value}, "AG402") for value in (0, -1, True, float("nan"), float("inf"), "5", "5 minutes", [5])),
+        *(
+            ({name: value}, "AG402")
+            for name in ("max_steps", "max_tokens", "max_repeats")
+            for value in (0, -1, True, 1.0, "5", 2**63)
+        ),
+        *(
+            ({"max_cost_usd": value}, "AG402")
+            for value in (
+                0,
+                "0",
+                -1,
+                0.5,
+                True,
+                "NaN",
+                "Infinity",
+                "-1",
+                "1e-10",
+                "x",
+                [1],
+                Decimal("NaN"),
+                Decimal("-1"),
+                "99999999999",
+            )
+        ),
+        *(
+            ({"max_seconds": value}, "AG402")
+            for value in (0, -1, True, float("nan"), float("inf"), "5", "5 minutes", [5])
+        ),
         ({"max_working_seconds": 0}, "AG402"),
         *(({"max_steps": 1, "warn_at": value}, "AG402") for value in (0, -0.1, 1.1, True, float("nan"), "0.5")),
         ({"max_steps": 1, "scope": "tenent"}, "AG402"),
@@ -106,7 +131,15 @@ def test_budgets_of_one_account_become_one() -> None:
 
 @pytest.mark.parametrize(
     ("scope", "value"),
-    [("run", "r1"), ("session", "s"), ("agent", "research-a"), ("user", "u"), ("team", "t"), ("tenant", "acme"), ("everything", "")],
+    [
+        ("run", "r1"),
+        ("session", "s"),
+        ("agent", "research-a"),
+        ("user", "u"),
+        ("team", "t"),
+        ("tenant", "acme"),
+        ("everything", ""),
+    ],
 )
 def test_every_scope_has_its_account(scope: Any, value: str) -> None:
     assert scope_value(scope, WHO) == value

@@ -173,7 +173,13 @@ def test_every_dimension_has_its_stop_reason(dimension: str, reason: StopReason)
 
 @pytest.mark.parametrize(
     ("amount", "text"),
-    [(0, "$0.00"), (1, "$0.000000001"), (1_500_000_000, "$1.50"), (-1_000_000_000, "-$1.00"), (10**18, "$1000000000.00")],
+    [
+        (0, "$0.00"),
+        (1, "$0.000000001"),
+        (1_500_000_000, "$1.50"),
+        (-1_000_000_000, "-$1.00"),
+        (10**18, "$1000000000.00"),
+    ],
 )
 def test_money_is_shown_exactly(amount: int, text: str) -> None:
     assert ledger.shown("cost_usd", amount) == text

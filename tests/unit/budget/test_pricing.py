@@ -17,7 +17,9 @@ from agentguard.errors import ConfigurationError
 
 
 def test_an_exact_name_beats_a_glob_and_a_longer_glob_a_shorter_one() -> None:
-    prices = Prices({"*": ("9", "9"), "gpt-*": ("2", "0"), "gpt-5*": ("3", "0"), "gpt-5": Price(Decimal(4), Decimal(0))})
+    prices = Prices(
+        {"*": ("9", "9"), "gpt-*": ("2", "0"), "gpt-5*": ("3", "0"), "gpt-5": Price(Decimal(4), Decimal(0))}
+    )
     found = [prices.price_nano(model, 1_000_000, 0) for model in ("gpt-5", "gpt-5-mini", "gpt-4", "claude")]
     assert found == [4 * 10**9, 3 * 10**9, 2 * 10**9, 9 * 10**9]
 

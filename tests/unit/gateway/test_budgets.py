@@ -28,7 +28,9 @@ SHARED = [
 
 
 @pytest.mark.parametrize(("scope", "one", "other"), SHARED, ids=[s[0] for s in SHARED])
-def test_runs_of_one_scope_share_its_budget(scene: Scene, scope: Any, one: dict[str, str], other: dict[str, str]) -> None:
+def test_runs_of_one_scope_share_its_budget(
+    scene: Scene, scope: Any, one: dict[str, str], other: dict[str, str]
+) -> None:
     gateway = scene.gateway(budgets=Budget(scope=scope, max_tool_calls=2))
     said = [_reason(scene.attempt(gateway, run=scene.run(gateway, **one))) for _ in range(3)]
     assert said == ["ran", "ran", "budget_tool_calls"]
@@ -146,7 +148,10 @@ def test_the_wait_for_the_answer_that_ends_a_run_is_not_work_either(scene: Scene
 def test_another_call_ends_the_loop(scene: Scene) -> None:
     gateway = scene.gateway(max_repeats=2)
     run = scene.run(gateway)
-    said = [_reason(scene.attempt(gateway, {"amount": a}, run=run, call_id=f"c{n}")) for n, a in enumerate([1, 1, 2, 1, 1, 1])]
+    said = [
+        _reason(scene.attempt(gateway, {"amount": a}, run=run, call_id=f"c{n}"))
+        for n, a in enumerate([1, 1, 2, 1, 1, 1])
+    ]
     assert said == ["ran", "ran", "ran", "ran", "ran", "loop_detected"]
 
 

@@ -54,7 +54,9 @@ def test_a_child_spends_its_parents_budget(scene: Scene) -> None:
 
 def test_what_a_child_reads_its_parent_knows(scene: Scene) -> None:
     reading = scene.tool("read", output_labels=["secret"], effect="read")
-    text = of({"allow": '["pay", "read"]'}) + "  - id: secret\n    deny: pay\n    when: {run: {labels: {any: [secret]}}}\n"
+    text = (
+        of({"allow": '["pay", "read"]'}) + "  - id: secret\n    deny: pay\n    when: {run: {labels: {any: [secret]}}}\n"
+    )
     gateway = scene.gateway(Policy.from_string(text), tools=[scene.pay, reading])
     parent = scene.run(gateway)
     sibling = _child(scene, parent)
@@ -96,7 +98,9 @@ def test_a_child_gets_what_is_left_of_the_working_time_and_waiting_is_free(scene
     scene.clock.advance(40)
     usage = scene.hand.do(child, "usage")
     assert usage.seconds == 3040
-    late = _child(scene, scene.run(gateway, budget=Budget(max_working_seconds=5)), budget=Budget(max_working_seconds=50))
+    late = _child(
+        scene, scene.run(gateway, budget=Budget(max_working_seconds=5)), budget=Budget(max_working_seconds=50)
+    )
     scene.clock.advance(5)
     assert scene.attempt(gateway, name="read", run=late).reason is StopReason.BUDGET_TIME  # type: ignore[union-attr]
 

@@ -25,7 +25,14 @@ def _asked(scene: Scene, **who: Any) -> tuple[Any, Any, Any]:
 def test_requests_are_listed_by_what_one_looks_for(scene: Scene) -> None:
     gateway, run, request = _asked(scene, tenant="acme")
     listing = gateway.approvals
-    for found in ({}, {"tenant": "acme"}, {"run_id": run.run_id}, {"status": "pending"}, {"tool": "pay"}, {"role": "finance"}):
+    for found in (
+        {},
+        {"tenant": "acme"},
+        {"run_id": run.run_id},
+        {"status": "pending"},
+        {"tool": "pay"},
+        {"role": "finance"},
+    ):
         assert [r.id for r in scene.hand.do(listing, "list", **found)] == [request.id], found
     for missed in ({"tenant": "other"}, {"run_id": "x"}, {"status": "approved"}, {"tool": "x"}, {"role": "cfo"}):
         assert scene.hand.do(listing, "list", **missed) == (), missed
@@ -213,7 +220,9 @@ def test_a_switch_stops_and_restores(scene: Scene, target: dict[str, Any]) -> No
 
 
 @pytest.mark.parametrize(
-    "target", [{"tenant": "other"}, {"agent": "x"}, {"agent": "bot", "tenant": "other"}, {"user": "x"}, {"tool": "x"}], ids=str
+    "target",
+    [{"tenant": "other"}, {"agent": "x"}, {"agent": "bot", "tenant": "other"}, {"user": "x"}, {"tool": "x"}],
+    ids=str,
 )
 def test_a_switch_of_something_else_stops_nothing(scene: Scene, target: dict[str, Any]) -> None:
     gateway = scene.gateway()

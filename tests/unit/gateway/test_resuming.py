@@ -50,7 +50,9 @@ def test_edited_arguments_run_and_nothing_else(scene: Scene) -> None:
 
 
 def test_an_edit_is_decided_by_the_policy_again(scene: Scene) -> None:
-    text = of({"require_approval": "pay"}) + "  - id: never\n    deny: pay\n    when: {args: {amount: {minimum: 1000}}}\n"
+    text = (
+        of({"require_approval": "pay"}) + "  - id: never\n    deny: pay\n    when: {args: {amount: {minimum: 1000}}}\n"
+    )
     gateway = scene.gateway(Policy.from_string(text))
     run = scene.run(gateway)
     request = scene.attempt(gateway, run=run, call_id="c1").request  # type: ignore[union-attr]

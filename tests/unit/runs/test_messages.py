@@ -73,15 +73,17 @@ def test_a_message_with_any_field_changed_is_refused(change: dict[str, Any]) -> 
 def test_a_message_for_somebody_else_is_refused() -> None:
     door = gateway()
     with door.run(agent="lead") as lead, lead.spawn(agent="writer") as writer:
+        letter = lead.messages.sign(1, to="reader")
         with pytest.raises(MessageError, match="another agent"):
-            writer.messages.verify(lead.messages.sign(1, to="reader"))
+            writer.messages.verify(letter)
 
 
 def test_a_message_of_another_tenant_is_refused() -> None:
     door = gateway()
     with door.run(agent="a", tenant="one") as one, door.run(agent="a", tenant="two") as two:
+        letter = one.messages.sign(1, to="a")
         with pytest.raises(MessageError, match="another tenant"):
-            two.messages.verify(one.messages.sign(1, to="a"))
+            two.messages.verify(letter)
 
 
 def test_a_signed_message_that_names_a_run_of_another_agent_is_refused() -> None:
