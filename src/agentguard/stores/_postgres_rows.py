@@ -477,6 +477,9 @@ class PostgresTables:
         """The statements that write what was put."""
         s = f'"{schema}"'
         statements = [self._writing(s, kind, key) for kind, key in self._put]
+        if any(hold is not None and not hold.accounts for hold in map(self._holds.get, self._keys("hold"))):
+            # Whoever remembers a settlement forgets some that nobody needs any more.
+            statements.append((_FORGET.format(s=s), (self.now,)))
         statements += [
             (
                 f"INSERT INTO {s}.records (tenant, run_id, seq, line, hash, salt, body) VALUES ($1, $2, $3, $4, $5, $6, $7)",
@@ -485,6 +488,9 @@ class PostgresTables:
             for r in self._records
         ]
         return statements
+
+    def _keys(self, kind: str) -> list[Any]:
+        return [key for one, key in self._put if one == kind]
 
     def _writing(self, s: str, kind: str, key: Any) -> Statement:
         match kind:
@@ -574,6 +580,10 @@ _PUT_CALL: Final = (
 _PUT_HOLD: Final = (
     "INSERT INTO {s}.holds (key, accounts, amounts, lease_until) VALUES ($1, $2, $3, $4) ON CONFLICT (key) DO UPDATE "
     "SET accounts = excluded.accounts, amounts = excluded.amounts, lease_until = excluded.lease_until"
+)
+_FORGET: Final = (
+    "DELETE FROM {s}.holds WHERE key IN (SELECT key FROM {s}.holds WHERE lease_until <= $1 AND accounts = '{{}}' "
+    "ORDER BY lease_until LIMIT 20 FOR UPDATE SKIP LOCKED)"
 )
 _PUT_APPROVAL: Final = (
     "INSERT INTO {s}.approvals (id, tenant, run_id, tool, status, request) VALUES ($1, $2, $3, $4, $5, $6) "

@@ -34,6 +34,7 @@ from agentguard.domain.operations import (
     Proceed,
     ReadAudit,
     ReadBudgets,
+    Settle,
     Turned,
     Waiting,
 )
@@ -227,6 +228,18 @@ def test_use_of_another_amount_settles_in_one_trip_too(store: PostgresStore) -> 
     store.perform(replace(beginning("c2"), meters=METERS[:1]))
     lines = {line.dimension: line for line in store.perform(ReadBudgets(METERS[1:2]))}
     assert (lines["cost_usd"].used, lines["tool_calls"].used, lines["tool_calls"].held) == (2**70, 1, 0)
+
+
+def test_settlements_are_remembered_for_a_day_and_not_for_ever(
+    postgres_url: str, schema: str, outsider: psycopg.Connection[Any]
+) -> None:
+    with Scene(lambda clock: PostgresStore(postgres_url, schema=schema, clock=clock), blocking) as scene:
+        scene.open()
+        for number in range(5):
+            scene.do(Settle("acme", "r1", f"m{number}", METERS[:1], ONE))
+            scene.clock.advance(25 * 3600)
+        left = outsider.execute(f'SELECT key FROM "{schema}".holds').fetchall()  # type: ignore[arg-type]
+        assert left == [("4:acmem4",)]
 
 
 def test_odd_operations_are_left_to_the_transitions(store: PostgresStore) -> None:
