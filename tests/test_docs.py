@@ -43,6 +43,7 @@ NOT_RUN: dict[str, int] = {
     "docs/tutorial.md": 1,  # the line that installs
     "CONTRIBUTING.md": 2,  # commands for a checkout
     "docs/explanation/performance.md": 1,  # the benchmark
+    "docs/howto/mcp.md": 3,  # tests/adapters/mcp/test_page.py runs them where mcp is installed
     "docs/howto/langgraph.md": 2,  # run in the session of its framework
     "docs/howto/pydantic_ai.md": 2,
 }

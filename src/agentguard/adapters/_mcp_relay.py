@@ -176,8 +176,8 @@ class Relay:
         if key is None or key in self._methods or key in self._work or key.startswith('"' + self._prefix):
             await self._refuse(message["id"], INVALID_REQUEST, "The id is no text or whole number, or is in use.")
         elif method in ("tools/call", "tools/list"):
-            work = self._call(message) if method == "tools/call" else self._list(message)
-            task = asyncio.create_task(self._carry_out(work, message["id"]))
+            work = self._call if method == "tools/call" else self._list
+            task = asyncio.create_task(self._carry_out(work, message))
             self._work[key] = task
             task.add_done_callback(lambda _: self._work.pop(key, None))
         elif method in self._passed:
@@ -187,9 +187,9 @@ class Relay:
             reason = "Only tools are passed on here." if method in CONTENT else "This method is not governed."
             await self._refuse(message["id"], METHOD_NOT_FOUND, f"{method:.80}: {reason}")
 
-    async def _carry_out(self, work: Any, request_id: Any) -> None:
+    async def _carry_out(self, work: Callable[[dict[str, Any]], Awaitable[Any]], message: dict[str, Any]) -> None:
         try:
-            answer = {"result": await work}
+            answer = {"result": await work(message)}
         except ServerError as error:
             answer = {"error": error.error}
         except AnswerLost:
@@ -199,7 +199,7 @@ class Relay:
             answer = {"error": {"code": INTERNAL_ERROR, "message": "The request could not be checked."}}
             if self._door is None and not self.broken.done():
                 self.broken.set_exception(error)
-        await self._to_client({"jsonrpc": "2.0", "id": request_id, **answer})
+        await self._to_client({"jsonrpc": "2.0", "id": message["id"], **answer})
 
     async def _call(self, message: dict[str, Any]) -> Any:
         params = message.get("params")

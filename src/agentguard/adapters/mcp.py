@@ -133,13 +133,13 @@ def govern_session(session: SessionT, run: Run | None = None, *, prefix: str = "
         ``session``.
 
     Raises:
-        ConfigurationError: AG692, the session is governed already, or has no ``send_request``.
+        ConfigurationError: AG138, the session is governed already, or has no ``send_request``.
     """
     target: Any = session if hasattr(session, "send_request") else getattr(session, "session", None)
     inner = getattr(target, "send_request", None)
     if inner is None or getattr(inner, "agentguard", False):
         what = "is governed already" if inner is not None else "is no MCP client session"
-        raise ConfigurationError(f"AG692 {type(session).__name__} {what}.", code="AG692")
+        raise ConfigurationError(f"AG138 {type(session).__name__} {what}.", code="AG138")
     doors = _Doors(run, prefix)
 
     async def call(request: Any, sent: Any, result_type: Any, args: Any, settings: Any) -> Any:

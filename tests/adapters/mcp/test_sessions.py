@@ -146,9 +146,9 @@ async def test_settings_and_files_complete_what_a_server_says(far: Far) -> None:
 async def test_a_session_is_governed_once(far: Far) -> None:
     async with far.direct() as session:
         govern_session(session)
-        with pytest.raises(ConfigurationError, match="AG692"):
+        with pytest.raises(ConfigurationError, match="AG138"):
             govern_session(session)
-    with pytest.raises(ConfigurationError, match="AG692"):
+    with pytest.raises(ConfigurationError, match="AG138"):
         govern_session(object())
 
 
