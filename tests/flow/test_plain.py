@@ -12,6 +12,7 @@ from agentguard._flow.effects import Interrupted, NotStarted, TimedOut
 from agentguard._flow.rulebook import House
 from agentguard.domain.calls import Completed
 from tests.flow.playing import World, call, house
+from tests.naming import shown as shown_id
 
 
 @tool(effect="read")
@@ -55,7 +56,7 @@ ENDS = [
 
 
 @pytest.mark.parametrize("name", ["do", "pay"])
-@pytest.mark.parametrize("end", ENDS, ids=repr)
+@pytest.mark.parametrize("end", ENDS, ids=shown_id)
 def test_both_ways_to_a_body_end_alike(name: str, end: Any) -> None:
     straight = told(house(do, pay), name, Invoke=end)
     assert straight == told(roundabout(house(do, pay)), name, Invoke=end)

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentguard.canonical import MAX_DEPTH, NotCanonical, digest, dumps, joined, sha256, tagged
+from tests.naming import shown as shown_id
 
 # RFC 8785, appendix B: IEEE 754 bits and the number they are written as.
 NUMBERS = [
@@ -164,7 +165,7 @@ def test_subclasses_are_their_plain_values() -> None:
         Metre("nan"),
         [object()],
     ],
-    ids=repr,
+    ids=shown_id,
 )
 def test_what_has_no_canonical_form_is_refused(value: Any) -> None:
     for write in (dumps, tagged, digest):

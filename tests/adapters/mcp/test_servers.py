@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from agentguard import Policy, ToolGateway
+from agentguard import CallRefused, Policy, ToolGateway
 from agentguard.adapters.mcp import guard, tools_of
 from tests.adapters.mcp.far import BO, failed, reason, text
 
@@ -72,3 +73,28 @@ if hasattr(mcp, "Client"):
             broken.append(True)
             assert failed(await client.call_tool("echo", {"word": "b"}))
         assert near.ran == ["a"]
+
+    async def test_what_is_no_tool_call_passes_and_calls_as_tasks_do_not() -> None:
+        passed: list[str] = []
+
+        async def call_next(ctx: Any) -> Any:
+            passed.append(ctx.method)
+            tools = [{"name": "echo", "inputSchema": {"type": "object"}}]
+            return {"tools": tools} if ctx.method == "tools/list" else {}
+
+        near = Near()
+        gateway = ToolGateway(await tools_of(near.server), Policy(allow=["echo"]))
+        middleware = guard(gateway.run(agent="desk"))
+        assert await middleware(SimpleNamespace(method="ping"), call_next) == {}
+        # The list says something else than the server's object did: it is not the tool that was registered.
+        assert await middleware(SimpleNamespace(method="tools/list"), call_next) == {"tools": []}
+        for method in ("tasks/result", "tools/call"):
+            with pytest.raises(CallRefused, match="not governed"):
+                await middleware(SimpleNamespace(method=method, params={"name": "echo", "task": {}}), call_next)
+        assert passed == ["ping", "tools/list"]
+
+        def none(_: Any) -> Any:
+            raise RuntimeError("no run")
+
+        with pytest.raises(RuntimeError):
+            await guard(none)(SimpleNamespace(method="tools/list"), call_next)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
 from agentguard import CallRefused, ConfigurationError, Policy, ToolGateway, tool
 from agentguard.adapters.mcp import govern_session, tools_of
+from agentguard.errors import StoreUnavailable
 from agentguard.stores.memory import MemoryStore
 from tests.adapters.mcp.far import BO, Far, failed, reason, text
 
@@ -206,3 +209,81 @@ async def test_a_call_costs_one_pair_of_store_operations(far: Far) -> None:
             for number in range(5):
                 await session.call_tool("read_file", {"path": str(number)})
             assert store.asked - before <= 10
+
+
+class Paged:
+    """Lists one tool per page, as a server with many tools does."""
+
+    def __init__(self, *names: str, description: str = "") -> None:
+        self.names = names
+        self.description = description
+
+    async def list_tools(self, cursor: str | None = None) -> Any:
+        at = int(cursor or 0)
+        name, schema = self.names[at], {"type": "object"}
+        following = str(at + 1) if at + 1 < len(self.names) else None
+        return SimpleNamespace(tools=[{"name": name, "inputSchema": schema}], next_cursor=following)
+
+
+async def test_every_page_of_a_servers_list_is_read() -> None:
+    assert (await tools_of(Paged("a", "b", "c"))).names == ("a", "b", "c")
+
+
+async def test_a_tool_that_cannot_be_governed_is_an_error_where_nobody_could_hide_it() -> None:
+    with pytest.raises(ConfigurationError, match="AG693"):
+        await tools_of(Paged("a", "two words"))
+
+
+async def test_the_servers_answer_with_an_error_is_handed_on_as_it_was_raised(far: Far) -> None:
+    class Own(Exception):
+        error = SimpleNamespace(code=-32602)
+
+    async with far.direct() as session:
+        tools = await tools_of(session)
+
+        async def answer_with_error(*_: Any, **__: Any) -> Any:
+            raise Own("own words")
+
+        session.send_request = answer_with_error
+        gateway = ToolGateway(tools, ALLOWED)
+        async with gateway.run(agent="desk", run_id="r1") as run:
+            govern_session(session, run)
+            with pytest.raises(Own, match="own words"):
+                await session.call_tool("read_file", {"path": "a"})
+        assert [c.status for c in gateway.runs.calls("r1")] == ["failed"]
+
+
+@pytest.mark.parametrize("method", ["tasks/result", "tools/call"])
+async def test_calls_as_tasks_are_refused(method: str, far: Far) -> None:
+    class Request(BaseModel):
+        method: str
+        params: dict[str, Any]
+
+    async with far.direct() as session:
+        govern_session(session)
+        with pytest.raises(CallRefused, match="not governed"):
+            await session.send_request(Request(method=method, params={"name": "read_file", "task": {}}), dict)
+
+
+async def test_a_store_that_is_down_means_that_nothing_runs(far: Far) -> None:
+    class Down(MemoryStore):
+        def perform(self, operation: Any) -> Any:
+            raise StoreUnavailable("the store is down")
+
+        async def aperform(self, operation: Any) -> Any:
+            raise StoreUnavailable("the store is down")
+
+    async with far.direct() as session:
+        gateway = ToolGateway(await tools_of(session), ALLOWED, store=Down())
+        govern_session(session, gateway.run(agent="desk"))
+        result = await session.call_tool("read_file", {"path": "a"})
+    assert (reason(result), far.ran) == ("store_unavailable", [])
+
+
+async def test_a_run_that_was_killed_calls_nothing_any_more(far: Far) -> None:
+    async with far.direct() as session:
+        gateway = ToolGateway(await tools_of(session), ALLOWED)
+        gateway.switches.kill(agent="desk", reason="stop", by="bo")
+        govern_session(session, gateway.run(agent="desk"))
+        result = await session.call_tool("read_file", {"path": "a"})
+    assert (reason(result), far.ran) == ("killed", [])

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from agentguard import Budget, RunContext
 from agentguard.budget.budget import merged, meter_for, meters_for, run_meter, scope_value
 from agentguard.errors import ConfigurationError
+from tests.naming import shown as shown_id
 
 WHO = RunContext("r1", "research-a", "acme", user="u", session="s", team="t")
 
@@ -68,7 +69,7 @@ WHO = RunContext("r1", "research-a", "acme", user="u", session="s", team="t")
         ({"counters": {"a b": 5}}, "AG134"),
         ({"counters": {"": 5}}, "AG134"),
     ],
-    ids=str,
+    ids=shown_id,
 )
 def test_a_limit_that_is_none_is_refused(settings: dict[str, Any], code: str) -> None:
     with pytest.raises(ConfigurationError) as caught:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from agentguard import Price, Prices
 from agentguard.errors import ConfigurationError
+from tests.naming import shown as shown_id
 
 
 def test_an_exact_name_beats_a_glob_and_a_longer_glob_a_shorter_one() -> None:
@@ -56,7 +57,7 @@ def test_a_price_is_exact_and_rounded_up(one: Decimal, two: Decimal, sent: int, 
         {5: ("1", "1")},
         {"m": Price(1.5, Decimal(1))},  # type: ignore[arg-type]
     ],
-    ids=str,
+    ids=shown_id,
 )
 def test_what_is_no_price_is_refused(table: Any) -> None:
     with pytest.raises(ConfigurationError) as caught:

@@ -44,7 +44,7 @@ def test_an_unknown_price_is_unknown(scene: Scene) -> None:
     assert (usage.cost_usd, usage.unpriced_calls, usage.counters) == (0, 1, {})
 
 
-@pytest.mark.parametrize("answer", [ValueError("down"), -1, 1.5, True, "1", float("nan"), 2**63], ids=repr)
+@pytest.mark.parametrize("answer", [ValueError("down"), -1, 1.5, True, "1", float("nan"), 2**63], ids=shown_id)
 def test_a_price_list_that_fails_does_not_lose_the_tokens(plain: Scene, answer: Any) -> None:
     class Listed:
         def price_nano(self, model: str, input_tokens: int, output_tokens: int) -> Any:

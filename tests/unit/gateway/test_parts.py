@@ -175,7 +175,7 @@ def test_a_resolution_that_says_nothing_is_refused(scene: Scene, settings: dict[
         scene.hand.do(gateway.runs, "resolve", run.run_id, "c1", **{"by": "ops", **settings})
 
 
-@pytest.mark.parametrize("answer", [ProbeResult("unknown"), None, "completed", ValueError("no")], ids=repr)
+@pytest.mark.parametrize("answer", [ProbeResult("unknown"), None, "completed", ValueError("no")], ids=shown_id)
 def test_a_probe_that_cannot_tell_leaves_the_call_ambiguous(scene: Scene, answer: Any) -> None:
     def probe() -> Any:
         if isinstance(answer, Exception):
@@ -202,7 +202,7 @@ TARGETS: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("target", TARGETS, ids=str)
+@pytest.mark.parametrize("target", TARGETS, ids=shown_id)
 def test_a_switch_stops_and_restores(scene: Scene, target: dict[str, Any]) -> None:
     gateway = scene.gateway()
     run = scene.run(gateway, tenant="acme", run_id="r1")
@@ -222,7 +222,7 @@ def test_a_switch_stops_and_restores(scene: Scene, target: dict[str, Any]) -> No
 @pytest.mark.parametrize(
     "target",
     [{"tenant": "other"}, {"agent": "x"}, {"agent": "bot", "tenant": "other"}, {"user": "x"}, {"tool": "x"}],
-    ids=str,
+    ids=shown_id,
 )
 def test_a_switch_of_something_else_stops_nothing(scene: Scene, target: dict[str, Any]) -> None:
     gateway = scene.gateway()
