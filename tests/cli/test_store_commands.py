@@ -233,7 +233,7 @@ def test_what_the_demo_left_is_found(cli: Cli, place: Place) -> None:
         ([], "No store is named"),
         (["--store", "sqlite:///nowhere.db"], "There is no store at nowhere.db"),
         (["--store", "memory:"], "lives and ends with the process"),
-        (["--store", "postgresql://db/x"], "AG121"),
+        (["--store", "redis://cache/0"], "AG121"),
         (["--store", "rubbish"], "'rubbish' is no address of a store"),
         (["--store", "sqlite:///junk.db"], "no SQLite database"),
         (["--store", "sqlite:///foreign.db"], "database of another program"),
