@@ -84,7 +84,7 @@ def tests(session: nox.Session) -> None:
 def adapters_oldest(session: nox.Session) -> None:
     """The adapters against the oldest client libraries we say we support (``tests`` has the newest)."""
     install(session, "-e", ".[all]", *group("test"), *floors("openai", "anthropic"))
-    session.run("pytest", "tests/adapters", "-q", *session.posargs)
+    session.run("pytest", "tests/adapters", "-q", "-n", "2", "--dist", "worksteal", *session.posargs)
 
 
 @nox.session(default=False)
