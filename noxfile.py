@@ -159,8 +159,11 @@ def mcp(session: nox.Session, age: str) -> None:
 def oldest(session: nox.Session) -> None:
     """The unit suite on the oldest core dependencies (the client libraries pull in newer ones of their own)."""
     core = [requirement.partition(">=")[0] for requirement in PROJECT["project"]["dependencies"]]
-    install(session, "-e", ".", *group("test"), *floors(*core), "pytest==8.3.*")
-    session.run("pytest", "tests/unit", "-n", "2", "-q", *session.posargs)
+    install(session, "-e", ".[postgres]", *group("test"), *floors(*core), "pytest==8.3.*")
+    # The conventions package has one release per API release; the names we use are those of the newest.
+    newest = ("test_attribute_names_are_those", "test_operations_and_providers_are_those")
+    skipped = [f"--deselect=tests/unit/test_tracing.py::{name}_of_the_semantic_conventions" for name in newest]
+    session.run("pytest", "tests/unit", "-n", "2", "-q", *skipped, *session.posargs, env=SERVERS)
 
 
 @nox.session(default=False)

@@ -64,7 +64,8 @@ class Scene:
         return [span for span in self.spans.get_finished_spans() if span.name == name]
 
     def points(self, name: str) -> list[tuple[dict[str, Any], Any]]:
-        data = self.metrics.get_metrics_data()
+        # Read once: a gauge that was read is empty until it is set again.
+        data = self._read = getattr(self, "_read", None) or self.metrics.get_metrics_data()
         assert data is not None
         found = []
         for resource in data.resource_metrics:
@@ -156,8 +157,7 @@ def test_metrics_count_decisions_durations_and_money() -> None:
     spent = sum(Decimal(str(n)) for _, n in scene.points("agentguard.cost"))
     assert abs(spent - Decimal("0.002007")) < Decimal("0.0000001")
     assert scene.points("agentguard.budget.used")
-    told = str(scene.metrics.get_metrics_data()) + str(scene.points("agentguard.decisions"))
-    assert run.run_id not in told
+    assert run.run_id not in str(scene._read)
 
 
 @pytest.mark.parametrize(
